@@ -1,0 +1,136 @@
+/*
+ * One run: what is asked (struct run_spec), what came of it (struct
+ * run_record), and both as JSON, since every run is a process of its own that
+ * reads a spec on its standard input and writes a record on its standard
+ * output (`memvirt one-run`).
+ */
+#ifndef HARNESS_RUN_H
+#define HARNESS_RUN_H
+
+#include "base/why.h"
+#include "workloads/api.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum technique {
+    TECH_NATIVE,
+    TECH_EMULATION,
+    TECH_SHADOW,
+    TECH_NESTED,
+    TECHNIQUES,
+};
+
+enum platform {
+    PLATFORM_HOST,
+    PLATFORM_LAB_SVM,
+    PLATFORM_LAB_VMX,
+    PLATFORMS,
+};
+
+enum host_page { HOST_4K, HOST_THP, HOST_2M, HOST_1G, HOST_PAGES };
+
+enum run_status { RUN_OK, RUN_FAILED, RUN_UNSUPPORTED };
+
+struct run_spec {
+    enum technique technique;
+    enum platform platform;
+    char workload[24];
+    uint64_t working_set_bytes;
+    uint64_t guest_page_bytes;
+    enum host_page host_page;
+    uint64_t operations;
+    uint64_t seed;
+    uint64_t ram_bytes; /* 0: what the working set needs */
+    unsigned vcpus;
+    unsigned rep;
+    unsigned time_limit_s;
+    bool pcid;
+    char cpu[64];     /* --cpu, "" for any */
+    char numa[64];    /* --numa, "" for any */
+    char image[4096]; /* guest image to load, "" for ours */
+};
+
+/* A number that may be missing: an empty cell, never 0. */
+struct maybe_u64 {
+    bool known;
+    uint64_t value;
+};
+
+struct exit_row {
+    char kind[16];   /* vm_exit, user_exit, monitor_trap */
+    char source[16]; /* kvm_stats, kvm_trace, papi, monitor, vmm, model */
+    char reason[40]; /* the manual's name, lower case, underscores */
+    uint64_t count;
+    struct maybe_u64 total_ns;
+};
+
+struct counter_row {
+    char source[16]; /* papi, kvm_stats, kvm_trace, timing, ... */
+    char scope[16];  /* guest_user, guest_kernel, guest, host, vm */
+    char name[64];
+    double value;
+    char unit[24];
+};
+
+/* Growing arrays owned by their phase; rows_free empties both. */
+struct rows {
+    struct exit_row *exits;
+    unsigned exit_count;
+    struct counter_row *counters;
+    unsigned counter_count;
+};
+
+/* Both return 0 or -ENOMEM and copy the row. */
+int rows_add_exit(struct rows *rows, const struct exit_row *row);
+int rows_add_counter(struct rows *rows, const struct counter_row *row);
+void rows_free(struct rows *rows);
+
+struct phase_record {
+    enum wl_phase phase;
+    uint64_t operations;
+    uint64_t checksum;
+    struct maybe_u64 wall_ns;
+    struct maybe_u64 guest_tsc_ticks;
+    struct maybe_u64 guest_instructions;
+    struct rows rows;
+};
+
+#define RUN_PHASES_MAX 8
+
+struct run_record {
+    enum run_status status;
+    char message[320];
+    char started_at[32]; /* ISO 8601, UTC */
+    char kvm[16];        /* kvm_intel, kvm_amd, kvm_pvm, "" without KVM */
+    char mmu[16];        /* 1d, shadow, nested, direct, software */
+    struct maybe_u64 guest_page_bytes; /* as found, not as asked */
+    struct maybe_u64 host_page_bytes;
+    unsigned phase_count;
+    struct phase_record phases[RUN_PHASES_MAX];
+};
+
+void run_record_free(struct run_record *record);
+
+/* Names as they stand in the CSV files and on the command line. Parsers
+ * return -EINVAL with a sentence that lists the valid names. */
+const char *technique_name(enum technique technique);
+const char *platform_name(enum platform platform);
+const char *host_page_name(enum host_page page);
+const char *phase_name(enum wl_phase phase);
+const char *status_name(enum run_status status);
+int technique_parse(const char *name, enum technique *technique,
+                    struct why *why);
+int platform_parse(const char *name, enum platform *platform, struct why *why);
+int host_page_parse(const char *name, enum host_page *page, struct why *why);
+
+/* JSON, one object; the caller frees the text. The readers reject anything
+ * that is not a complete, well-typed object, with -EINVAL and a sentence. */
+char *run_spec_to_json(const struct run_spec *spec);
+int run_spec_from_json(const char *text, struct run_spec *spec,
+                       struct why *why);
+char *run_record_to_json(const struct run_record *record);
+int run_record_from_json(const char *text, struct run_record *record,
+                         struct why *why);
+
+#endif
