@@ -1,0 +1,22 @@
+/* The ELF64 loader. Images are not trusted. */
+#ifndef VMM_ELF_H
+#define VMM_ELF_H
+
+#include "base/why.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * Copies the PT_LOAD segments of a static x86-64 ELF64 executable to their
+ * physical addresses in ram[0 .. ram_bytes) and clears what their p_memsz
+ * adds. Segments below `floor` are refused: the VMM's own pages are there.
+ * *entry gets e_entry, a virtual address.
+ *
+ * 0, or -EINVAL with a sentence that names what is wrong; ram may then hold
+ * part of the image. ELF-64 Object File Format, version 1.5.
+ */
+int elf_load(const void *image, size_t bytes, uint8_t *ram, uint64_t ram_bytes,
+             uint64_t floor, uint64_t *entry, struct why *why);
+
+#endif

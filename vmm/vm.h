@@ -1,0 +1,102 @@
+/*
+ * The VM: one KVM virtual machine with RAM from physical address 0 (and above
+ * 4 GiB when it is larger than 3 GiB, as on a PC), 1 to 32 vCPUs that start in
+ * 64-bit mode, a debug console, an exit port, phase marks and a results page
+ * (workloads/abi.h). vCPU 0 runs on the thread that calls vm_run, the others
+ * on threads of their own.
+ *
+ * Life: vm_create, vm_load, vm_run, then vm_results and vm_host_page_bytes,
+ * then vm_destroy.
+ */
+#ifndef VMM_VM_H
+#define VMM_VM_H
+
+#include "base/why.h"
+#include "workloads/abi.h"
+#include "workloads/api.h"
+
+#include <numa.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define VM_VCPUS_MAX  32
+#define VM_RAM_MIN    (16ull << 20)
+#define VM_RAM_MAX    (512ull << 30)
+#define VM_EXIT_KINDS 64
+
+enum vm_backing { VM_BACKING_4K, VM_BACKING_THP, VM_BACKING_2M, VM_BACKING_1G };
+
+struct vm;
+
+/* Called on vCPU 0's thread. */
+struct vm_hooks {
+    /* Every vCPU has its thread; none has run yet. */
+    void (*ready)(struct vm *vm, void *arg);
+    /* The guest marks the start or the end of a phase. */
+    void (*mark)(struct vm *vm, enum wl_phase phase, bool begin, void *arg);
+};
+
+struct vm_config {
+    const char *kvm_path; /* NULL: /dev/kvm */
+    uint64_t ram_bytes;   /* a multiple of 2 MiB (1 GiB with 1 GiB backing) */
+    enum vm_backing backing;
+    struct bitmask *nodes; /* NUMA nodes to take RAM from, or NULL */
+    unsigned vcpus;
+    unsigned time_limit_s;                 /* 0: none */
+    void (*pin)(unsigned vcpu, void *arg); /* on each vCPU's thread; or NULL */
+    struct vm_hooks hooks;
+    void *arg; /* of pin and hooks */
+};
+
+/* How a run ended. */
+enum vm_end {
+    VM_END_EXIT,           /* the guest wrote to the exit port */
+    VM_END_HALT,           /* it halted for good */
+    VM_END_SHUTDOWN,       /* a triple fault */
+    VM_END_INTERNAL_ERROR, /* KVM could not go on */
+    VM_END_FAILED_ENTRY,   /* the CPU refused the VM's state */
+    VM_END_BAD_ACCESS,     /* MMIO, or another exit nobody asked for */
+    VM_END_TIMEOUT,
+    VM_END_ERROR, /* KVM_RUN itself failed */
+};
+
+/* 0, or a negative errno with a sentence. */
+int vm_create(struct vm **vm, const struct vm_config *config, struct why *why);
+
+/* Loads an ELF64 image (vmm/elf.h) and hands it `config`; results_gpa and
+ * vcpus are filled in here. -EINVAL for an image that cannot be loaded. */
+int vm_load(struct vm *vm, const void *image, size_t bytes,
+            const struct guest_config *config, struct why *why);
+
+/* Runs to the end. 0 when the guest ended by its exit port; otherwise -EIO
+ * and a sentence that names the end and the state that explains it. */
+int vm_run(struct vm *vm, struct why *why);
+enum vm_end vm_end(const struct vm *vm);
+
+/* The guest's answer, checked (vmm/results.h). */
+int vm_results(const struct vm *vm, struct guest_results *results,
+               struct why *why);
+
+/* What the debug console got, at most 4 KiB, ends in 0. */
+const char *vm_console(const struct vm *vm);
+
+/* The page size that backs most of RAM now, read from /proc/self/smaps; 0
+ * when that cannot be told. */
+uint64_t vm_host_page_bytes(const struct vm *vm);
+
+/* Exits to user space so far, all vCPUs, by KVM_EXIT_* reason. */
+void vm_user_exits(const struct vm *vm, uint64_t counts[VM_EXIT_KINDS]);
+/* "io", "mmio", ...: KVM's name in lower case, NULL for an unknown reason. */
+const char *vm_exit_name(unsigned reason);
+
+int vm_fd(const struct vm *vm);
+unsigned vm_vcpus(const struct vm *vm);
+const int *vm_vcpu_fds(const struct vm *vm);
+const pid_t *vm_vcpu_tids(const struct vm *vm); /* from ready() on */
+unsigned vm_tsc_khz(const struct vm *vm);       /* 0 when KVM does not say */
+
+void vm_destroy(struct vm *vm);
+
+#endif

@@ -1,0 +1,181 @@
+/*
+ * The kernel nanobenchmarks: one CPU or kernel operation, `operations` times
+ * in a loop. Seven are those of Adams & Agesen, "A Comparison of Software and
+ * Hardware Techniques for x86 Virtualization", ASPLOS 2006, section 6.3. Each
+ * is warmed up by two operations, so that what is counted is the steady cost;
+ * the loop itself is two instructions an operation.
+ */
+#include "workloads/guest/kernel.h"
+
+#define PORT_DIAGNOSTIC 0x80
+#define VECTOR_DE       0
+#define VECTOR_PF       14
+#define WARM_UP         2
+
+typedef void nano_function(struct cpu *cpu, uint64_t operations);
+
+static void nano_in(struct cpu *cpu, uint64_t operations)
+{
+    (void)cpu;
+    for (; operations; operations--)
+        __asm__ volatile("inb %0, %%al" ::"N"(PORT_DIAGNOSTIC) : "rax");
+}
+
+static void nano_out(struct cpu *cpu, uint64_t operations)
+{
+    (void)cpu;
+    for (; operations; operations--)
+        out8(PORT_DIAGNOSTIC, 0);
+}
+
+static void nano_cr8wr(struct cpu *cpu, uint64_t operations)
+{
+    (void)cpu;
+    for (; operations; operations--)
+        __asm__ volatile("movq %0, %%cr8" ::"r"(0ull));
+}
+
+static __attribute__((noinline)) void callee(void)
+{
+    __asm__ volatile("");
+}
+
+static void nano_callret(struct cpu *cpu, uint64_t operations)
+{
+    (void)cpu;
+    for (; operations; operations--)
+        callee();
+}
+
+static void nano_pgfault(struct cpu *cpu, uint64_t operations)
+{
+    uint64_t nowhere = NANO_BASE;
+
+    cpu->expected_trap = VECTOR_PF + 1;
+    cpu->expected_length = 2; /* 8a 07 */
+    for (; operations; operations--)
+        __asm__ volatile(".byte 0x8a, 0x07" /* movb (%%rdi), %%al */
+                         ::"D"(nowhere)
+                         : "rax", "memory");
+    cpu->expected_trap = 0;
+}
+
+static void nano_divzero(struct cpu *cpu, uint64_t operations)
+{
+    cpu->expected_trap = VECTOR_DE + 1;
+    cpu->expected_length = 2; /* f6 f1 */
+    for (; operations; operations--)
+        __asm__ volatile(".byte 0xf6, 0xf1" /* divb %%cl */
+                         ::"a"(1),
+                         "c"(0));
+    cpu->expected_trap = 0;
+}
+
+/* A page of the kernel's own, its entry returned and its two frames in pa. */
+static volatile uint64_t *nano_page(struct kernel *k, uint64_t pa[2])
+{
+    volatile uint64_t *entry = space_kernel_entry(k, NANO_BASE);
+
+    for (unsigned i = 0; i < 2; i++) {
+        if (!pa[i])
+            pa[i] = phys_alloc(k, 1);
+        if (!pa[i] || !entry)
+            kernel_panic("the VM has too little memory");
+        pa[i] |= PTE_P | PTE_RW | PTE_A | PTE_D;
+    }
+    *entry = pa[0];
+    invlpg(NANO_BASE);
+    *(volatile uint64_t *)NANO_BASE = 0;
+    return entry;
+}
+
+static void nano_ptemod(struct cpu *cpu, uint64_t operations)
+{
+    uint64_t pa[2] = {0, 0};
+    volatile uint64_t *entry = nano_page(cpu->kernel, pa);
+
+    for (; operations; operations--)
+        *entry = pa[operations & 1];
+}
+
+static void nano_remap(struct cpu *cpu, uint64_t operations)
+{
+    uint64_t pa[2] = {0, 0};
+    volatile uint64_t *entry = nano_page(cpu->kernel, pa);
+
+    for (; operations; operations--) {
+        *entry = pa[operations & 1];
+        invlpg(NANO_BASE);
+        (void)*(volatile uint64_t *)NANO_BASE;
+    }
+}
+
+static void nano_invlpg(struct cpu *cpu, uint64_t operations)
+{
+    uint64_t pa[2] = {0, 0};
+
+    nano_page(cpu->kernel, pa);
+    for (; operations; operations--)
+        invlpg(NANO_BASE);
+}
+
+static void nano_cr3(struct cpu *cpu, uint64_t operations)
+{
+    uint64_t cr3 = read_cr3();
+
+    (void)cpu;
+    for (; operations; operations--)
+        write_cr3(cr3);
+}
+
+static void nano_cpuid(struct cpu *cpu, uint64_t operations)
+{
+    uint32_t r[4];
+
+    (void)cpu;
+    for (; operations; operations--)
+        cpuid(0, 0, r);
+}
+
+/* nano_syscall is user code: the user program runs it. */
+#define nano_syscall NULL
+
+static const struct {
+    const char *name;
+    nano_function *run;
+} nanos[] = {
+#define NANO(name, summary, operation, operations) {#name, nano_##name},
+#include "workloads/guest/nano.def"
+#undef NANO
+};
+
+static bool same(const char *a, const char *b)
+{
+    while (*a && *a == *b)
+        a++, b++;
+    return *a == *b;
+}
+
+static void measure(struct cpu *cpu, nano_function *run)
+{
+    struct kernel *k = cpu->kernel;
+    uint64_t operations = k->config.operations, begin, end;
+
+    run(cpu, WARM_UP);
+    kernel_phase_begin(k, WL_STEADY);
+    begin = wl_tsc();
+    run(cpu, operations);
+    end = wl_tsc();
+    kernel_phase_end(k, WL_STEADY, operations, begin, end, 0);
+}
+
+bool nano_run(struct cpu *cpu, const char *name)
+{
+    for (unsigned i = 0; i < sizeof nanos / sizeof nanos[0]; i++) {
+        if (!nanos[i].run || !same(nanos[i].name, name))
+            continue;
+        measure(cpu, nanos[i].run);
+        return true;
+    }
+    return false;
+}

@@ -1,0 +1,56 @@
+/* What the guest's user program cannot say in C. */
+#include "workloads/guest/layout.h"
+
+    .text
+    .globl user_start
+user_start:
+    xorl %ebp, %ebp
+    jmp user_main
+
+/* long user_syscall_*(number, a, b, c, d, e): the arguments move from the C
+ * convention to the kernel's (syscalls.h). */
+    .macro load_arguments
+    movq %rdi, %rax
+    movq %rsi, %rdi
+    movq %rdx, %rsi
+    movq %rcx, %rdx
+    /* d and e are in R8 and R9 already */
+    .endm
+
+    .globl user_syscall_insn
+user_syscall_insn:
+    load_arguments
+    syscall
+    ret
+
+    .globl user_syscall_int
+user_syscall_int:
+    load_arguments
+    int $VECTOR_SYSCALL
+    ret
+
+/* The kernel comes here on an access violation: RDI = address, RSI = the
+ * interrupted frame, RSP + 8 a multiple of 16. The handler may use SSE, the
+ * interrupted code too. */
+    .globl user_segv_entry
+user_segv_entry:
+    pushq %rbx
+    subq $512, %rsp
+    fxsave64 (%rsp)
+    movq %rsi, %rbx
+    movq %rdi, %rsi
+    leaq user_state(%rip), %rdi
+    call user_segv
+    fxrstor64 (%rsp)
+    movq %rbx, %rsi
+    movq user_sys_resume(%rip), %rdi
+    call user_syscall_int
+    ud2
+
+/* A CPU other than the first, in parallel(): RDI = env, RSI = guest, RDX. */
+    .globl user_part_entry
+user_part_entry:
+    xorl %ebp, %ebp
+    jmp user_part
+
+    .section .note.GNU-stack, "", @progbits
