@@ -4,9 +4,9 @@
  */
 #include "mmu/entry.h"
 #include "vmm/vm_private.h"
+#include "workloads/pvh.h"
 
 #include <string.h>
-#include <xen/start_info.h>
 
 static void *guest(struct vm *vm, uint64_t gpa)
 {
@@ -37,32 +37,29 @@ static void write_gdt(struct vm *vm)
 
 static void write_start_info(struct vm *vm)
 {
-    struct hvm_start_info *info = guest(vm, GPA_START_INFO);
-    struct hvm_modlist_entry *module = (void *)(info + 1);
-    struct hvm_memmap_table_entry *map = (void *)(module + 1);
+    struct pvh_start_info *info = guest(vm, GPA_START_INFO);
+    struct pvh_module *module = (void *)(info + 1);
+    struct pvh_memory *map = (void *)(module + 1);
     uint64_t ram = vm->memory.ram_bytes;
     uint64_t low = ram < RAM_HOLE_START ? ram : RAM_HOLE_START;
 
-    *info = (struct hvm_start_info){
-        .magic = XEN_HVM_START_MAGIC_VALUE,
+    *info = (struct pvh_start_info){
+        .magic = PVH_START_MAGIC,
         .version = 1,
-        .nr_modules = 1,
-        .modlist_paddr = GPA_START_INFO + sizeof *info,
-        .memmap_paddr = GPA_START_INFO + sizeof *info + sizeof *module,
-        .memmap_entries = ram > low ? 2 : 1,
+        .module_count = 1,
+        .modules = GPA_START_INFO + sizeof *info,
+        .memory_map = GPA_START_INFO + sizeof *info + sizeof *module,
+        .memory_map_entries = ram > low ? 2 : 1,
     };
-    *module = (struct hvm_modlist_entry){
-        .paddr = GPA_CONFIG,
-        .size = sizeof(struct guest_config),
+    *module = (struct pvh_module){
+        .address = GPA_CONFIG,
+        .bytes = sizeof(struct guest_config),
     };
-    map[0] = (struct hvm_memmap_table_entry){
-        .size = low,
-        .type = XEN_HVM_MEMMAP_TYPE_RAM,
-    };
-    map[1] = (struct hvm_memmap_table_entry){
-        .addr = RAM_HOLE_END,
-        .size = ram - low,
-        .type = XEN_HVM_MEMMAP_TYPE_RAM,
+    map[0] = (struct pvh_memory){.bytes = low, .type = PVH_MEMORY_RAM};
+    map[1] = (struct pvh_memory){
+        .address = RAM_HOLE_END,
+        .bytes = ram - low,
+        .type = PVH_MEMORY_RAM,
     };
 }
 

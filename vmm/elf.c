@@ -13,8 +13,7 @@ static bool inside(uint64_t offset, uint64_t length, uint64_t limit)
     return offset <= limit && length <= limit - offset;
 }
 
-static int check_header(const Elf64_Ehdr *header, size_t bytes,
-                        struct why *why)
+static int check_header(const Elf64_Ehdr *header, size_t bytes, struct why *why)
 {
     if (bytes < sizeof *header || memcmp(header->e_ident, ELFMAG, SELFMAG))
         return why_set(why, EINVAL, "the guest image is not an ELF file");
@@ -46,9 +45,8 @@ static int check_header(const Elf64_Ehdr *header, size_t bytes,
 }
 
 static int load_segment(const uint8_t *image, size_t bytes,
-                        const Elf64_Phdr *segment, unsigned index,
-                        uint8_t *ram, uint64_t ram_bytes, uint64_t floor,
-                        struct why *why)
+                        const Elf64_Phdr *segment, unsigned index, uint8_t *ram,
+                        uint64_t ram_bytes, uint64_t floor, struct why *why)
 {
     if (!inside(segment->p_offset, segment->p_filesz, bytes))
         return why_set(why, EINVAL,
@@ -94,8 +92,8 @@ int elf_load(const void *image, size_t bytes, uint8_t *ram, uint64_t ram_bytes,
                sizeof segment);
         if (segment.p_type != PT_LOAD || !segment.p_memsz)
             continue;
-        err = load_segment(image, bytes, &segment, i, ram, ram_bytes, floor,
-                           why);
+        err =
+            load_segment(image, bytes, &segment, i, ram, ram_bytes, floor, why);
         loaded++;
     }
     if (!err && !loaded)

@@ -107,9 +107,8 @@ int vm_memory_create(struct vm_memory *memory, const struct vm_config *config,
     if (config->backing < VM_BACKING_2M &&
         config->ram_bytes > available_bytes())
         return no_pages(config, ENOMEM, why);
-    memory->fd = memfd_create("memvirt-ram",
-                              MFD_CLOEXEC |
-                                  backings[config->backing].memfd_flags);
+    memory->fd = memfd_create(
+        "memvirt-ram", MFD_CLOEXEC | backings[config->backing].memfd_flags);
     if (memory->fd < 0)
         return no_pages(config, errno, why);
     if (ftruncate(memory->fd, (off_t)memory->ram_bytes))

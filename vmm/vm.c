@@ -37,7 +37,7 @@ void vm_end_once(struct vm *vm, enum vm_end end, const char *format, ...)
         __atomic_store_n(&vm->ended, true, __ATOMIC_RELEASE);
         for (unsigned i = 0; i < vm->config.vcpus; i++) {
             vm->vcpus[i].run->immediate_exit = 1;
-            if (!pthread_equal(vm->threads[i], pthread_self()))
+            if (vm->go && !pthread_equal(vm->threads[i], pthread_self()))
                 pthread_kill(vm->threads[i], KICK_SIGNAL);
         }
     }
@@ -133,8 +133,9 @@ static int create_vcpus(struct vm *vm, struct why *why)
         return why_set(why, EINVAL, "this KVM runs at most %d vCPUs", limit);
     /* Only several vCPUs need an APIC: interprocessor interrupts. */
     if (vm->config.vcpus > 1 && ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0))
-        return why_set(why, errno, "KVM cannot create an interrupt "
-                                   "controller: %s; use --vcpus 1",
+        return why_set(why, errno,
+                       "KVM cannot create an interrupt "
+                       "controller: %s; use --vcpus 1",
                        strerror(errno));
     for (unsigned i = 0; !err && i < vm->config.vcpus; i++) {
         err = vcpu_create(&vm->vcpus[i], vm, i, why);
@@ -175,7 +176,7 @@ int vm_create(struct vm **out, const struct vm_config *config, struct why *why)
     for (unsigned i = 0; i < VM_VCPUS_MAX; i++)
         vm->vcpus[i].fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
-    pthread_barrier_init(&vm->ready, NULL, config->vcpus);
+    pthread_cond_init(&vm->changed, NULL);
     err = open_kvm(vm, why);
     if (!err)
         err = create_memory(vm, why);
@@ -202,7 +203,7 @@ void vm_destroy(struct vm *vm)
     if (vm->kvm_fd >= 0)
         close(vm->kvm_fd);
     vm_memory_destroy(&vm->memory);
-    pthread_barrier_destroy(&vm->ready);
+    pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
 }
@@ -229,25 +230,54 @@ static void on_kick(int signal)
     (void)signal; /* its only purpose is to interrupt KVM_RUN */
 }
 
-static void run_vcpu(struct vcpu *vcpu)
+static void prepare_thread(struct vcpu *vcpu)
 {
     struct vm *vm = vcpu->vm;
 
     if (vm->config.pin)
         vm->config.pin(vcpu->id, vm->config.arg);
+    pthread_mutex_lock(&vm->lock);
     vcpu->tid = vm->vcpu_tids[vcpu->id] = gettid();
     vm->threads[vcpu->id] = pthread_self();
-    pthread_barrier_wait(&vm->ready);
-    if (!vcpu->id && vm->config.hooks.ready)
-        vm->config.hooks.ready(vm, vm->config.arg);
-    pthread_barrier_wait(&vm->ready);
-    vcpu_loop(vcpu);
+    vm->threads_ready++;
+    pthread_cond_broadcast(&vm->changed);
+    pthread_mutex_unlock(&vm->lock);
 }
 
 static void *thread_main(void *arg)
 {
-    run_vcpu(arg);
+    struct vcpu *vcpu = arg;
+    struct vm *vm = vcpu->vm;
+
+    prepare_thread(vcpu);
+    pthread_mutex_lock(&vm->lock);
+    while (!vm->go)
+        pthread_cond_wait(&vm->changed, &vm->lock);
+    pthread_mutex_unlock(&vm->lock);
+    vcpu_loop(vcpu);
     return NULL;
+}
+
+static void let_go(struct vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm->go = true;
+    pthread_cond_broadcast(&vm->changed);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+/* vCPU 0, on the caller's thread, once `threads` have theirs. */
+static void run_first(struct vm *vm)
+{
+    prepare_thread(&vm->vcpus[0]);
+    pthread_mutex_lock(&vm->lock);
+    while (vm->threads_ready < vm->config.vcpus)
+        pthread_cond_wait(&vm->changed, &vm->lock);
+    pthread_mutex_unlock(&vm->lock);
+    if (vm->config.hooks.ready)
+        vm->config.hooks.ready(vm, vm->config.arg);
+    let_go(vm);
+    vcpu_loop(&vm->vcpus[0]);
 }
 
 /* A repeating timer: a kick that falls between the test and KVM_RUN is made
@@ -271,47 +301,45 @@ static int start_deadline(struct vm *vm, timer_t *timer)
     return timer_settime(*timer, 0, &when, NULL) ? -errno : 0;
 }
 
-static int start_threads(struct vm *vm, struct why *why)
+/* Returns how many vCPUs have a thread, the caller's included. */
+static unsigned start_threads(struct vm *vm, pthread_t *threads)
 {
-    for (unsigned i = 1; i < vm->config.vcpus; i++) {
-        int err = pthread_create(&vm->threads[i], NULL, thread_main,
-                                 &vm->vcpus[i]);
+    unsigned i = 1;
 
-        /* Those that did start wait at the barrier for good, so there is no
-         * way back. */
-        if (err && i > 1) {
-            fprintf(stderr, "memvirt: cannot start vCPU threads: %s\n",
-                    strerror(err));
-            _exit(1);
-        }
-        if (err)
-            return why_set(why, err, "cannot start vCPU threads: %s",
-                           strerror(err));
-    }
-    return 0;
+    while (i < vm->config.vcpus &&
+           !pthread_create(&threads[i], NULL, thread_main, &vm->vcpus[i]))
+        i++;
+    return i;
 }
 
 int vm_run(struct vm *vm, struct why *why)
 {
     struct sigaction kick = {.sa_handler = on_kick}, before;
+    pthread_t threads[VM_VCPUS_MAX];
+    bool timed = vm->config.time_limit_s;
+    unsigned started;
     timer_t timer;
-    int err;
 
     sigaction(KICK_SIGNAL, &kick, &before);
-    err = start_threads(vm, why);
-    if (!err && vm->config.time_limit_s && start_deadline(vm, &timer))
-        err = why_set(why, EAGAIN, "cannot set the time limit's timer");
-    if (!err) {
-        run_vcpu(&vm->vcpus[0]);
-        for (unsigned i = 1; i < vm->config.vcpus; i++)
-            pthread_join(vm->threads[i], NULL);
-        if (vm->config.time_limit_s)
-            timer_delete(timer);
-        if (vm->end != VM_END_EXIT)
-            err = why_set(why, EIO, "%s", vm->end_why.text);
+    if (timed && start_deadline(vm, &timer)) {
+        timed = false;
+        vm_end_once(vm, VM_END_ERROR, "cannot set the time limit's timer");
     }
+    started = start_threads(vm, threads);
+    if (started < vm->config.vcpus)
+        vm_end_once(vm, VM_END_ERROR, "cannot start %u vCPU threads",
+                    vm->config.vcpus);
+    if (vm_has_ended(vm))
+        let_go(vm);
+    else
+        run_first(vm);
+    for (unsigned i = 1; i < started; i++)
+        pthread_join(threads[i], NULL);
+    if (timed)
+        timer_delete(timer);
     sigaction(KICK_SIGNAL, &before, NULL);
-    return err;
+    return vm->end == VM_END_EXIT ? 0
+                                  : why_set(why, EIO, "%s", vm->end_why.text);
 }
 
 /* ---- What came of it --------------------------------------------------- */
@@ -342,8 +370,8 @@ void vm_user_exits(const struct vm *vm, uint64_t counts[VM_EXIT_KINDS])
     for (unsigned reason = 0; reason < VM_EXIT_KINDS; reason++) {
         counts[reason] = 0;
         for (unsigned i = 0; i < vm->config.vcpus; i++)
-            counts[reason] += __atomic_load_n(&vm->vcpus[i].exits[reason],
-                                              __ATOMIC_RELAXED);
+            counts[reason] +=
+                __atomic_load_n(&vm->vcpus[i].exits[reason], __ATOMIC_RELAXED);
     }
 }
 

@@ -30,11 +30,13 @@ struct vm {
     int vcpu_fds[VM_VCPUS_MAX];
     pid_t vcpu_tids[VM_VCPUS_MAX];
     pthread_t threads[VM_VCPUS_MAX];
-    pthread_barrier_t ready;
     unsigned tsc_khz;
     struct timespec deadline;
 
     pthread_mutex_t lock; /* of all that follows */
+    pthread_cond_t changed;
+    unsigned threads_ready;
+    bool go; /* the vCPUs may run */
     bool ended;
     enum vm_end end;
     struct why end_why;

@@ -58,7 +58,7 @@ enum guest_state {
 enum guest_syscall_path {
     GUEST_SYSCALL_NONE = 0,
     GUEST_SYSCALL_INSN = 1,
-    GUEST_SYSCALL_INT = 2,
+    GUEST_SYSCALL_FAULT = 2, /* SYSCALL that stays at CPL3 and faults */
 };
 
 struct guest_phase {

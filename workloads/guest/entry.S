@@ -103,6 +103,10 @@ syscall_entry:
     movq %rsp, %rdi
     cld
     call trap
+    /* SYSRET clobbers RCX and R11, so a frame that SYS_RESUME put in place
+     * of ours leaves by IRET. */
+    cmpq $VECTOR_SYSCALL, 15 * 8(%rsp)
+    jne trap_return
     pop_registers
     addq $16, %rsp
     popq %rcx           /* RIP */

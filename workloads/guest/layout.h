@@ -25,7 +25,9 @@
 #define USER_CS   0x23
 #define TSS_SEL   0x28
 
-#define VECTOR_SYSCALL   0x80
+/* Not a vector: how trap() sees SYSCALL. */
+#define VECTOR_SYSCALL 0x100
+
 #define VECTOR_WAKE      0xf0
 #define VECTOR_SHOOTDOWN 0xf1
 

@@ -1,24 +1,6 @@
 /* Start, configuration, phases and the end of the guest kernel. */
 #include "workloads/guest/kernel.h"
-
-/* The PVH start info (Xen, public/arch-x86/hvm/start_info.h, version 1). */
-struct start_info {
-    uint32_t magic, version, flags, module_count;
-    uint64_t modules, command_line, rsdp, memory_map;
-    uint32_t memory_map_entries, reserved;
-};
-
-struct start_module {
-    uint64_t address, bytes, command_line, reserved;
-};
-
-struct start_memory {
-    uint64_t address, bytes;
-    uint32_t type, reserved;
-};
-
-#define START_MAGIC 0x336ec578
-#define MEMORY_RAM  1
+#include "workloads/pvh.h"
 
 static struct kernel the_kernel;
 
@@ -134,23 +116,23 @@ static void add_arena(struct kernel *k, uint64_t start, uint64_t end)
     k->arenas[k->arena_count++] = arena;
 }
 
-static void find_memory(struct kernel *k, const struct start_info *info)
+static void find_memory(struct kernel *k, const struct pvh_start_info *info)
 {
-    const struct start_memory *map = boot_pointer(info->memory_map);
+    const struct pvh_memory *map = boot_pointer(info->memory_map);
 
-    if (info->magic != START_MAGIC || info->version < 1)
+    if (info->magic != PVH_START_MAGIC || info->version < 1)
         kernel_panic("started without a PVH start info of version 1");
     for (unsigned i = 0; i < info->memory_map_entries; i++)
-        if (map[i].type == MEMORY_RAM)
+        if (map[i].type == PVH_MEMORY_RAM)
             add_arena(k, map[i].address,
                       (map[i].address + map[i].bytes) & ~(PAGE_4K - 1));
     if (!k->arena_count)
         kernel_panic("the start info's memory map has no RAM");
 }
 
-static void read_config(struct kernel *k, const struct start_info *info)
+static void read_config(struct kernel *k, const struct pvh_start_info *info)
 {
-    const struct start_module *module;
+    const struct pvh_module *module;
     const struct guest_config *config;
 
     if (!info->module_count)

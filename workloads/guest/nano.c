@@ -67,7 +67,8 @@ static void nano_divzero(struct cpu *cpu, uint64_t operations)
     for (; operations; operations--)
         __asm__ volatile(".byte 0xf6, 0xf1" /* divb %%cl */
                          ::"a"(1),
-                         "c"(0));
+                         "c"(0)
+                         : "memory");
     cpu->expected_trap = 0;
 }
 

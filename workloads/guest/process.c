@@ -240,13 +240,8 @@ uint64_t process_syscall(struct cpu *cpu, struct trap_frame *frame)
     switch (frame->rax) {
     case SYS_NULL:
         return 0;
-    case SYS_PROBE:
-        return SYSCALL_WORKS;
     case SYS_CONFIG:
         *(struct guest_config *)frame->rdi = k->config;
-        return 0;
-    case SYS_PATH:
-        k->results->syscall_path = (uint32_t)frame->rdi;
         return 0;
     case SYS_MAP:
         return (uint64_t)sys_map(cpu, frame);

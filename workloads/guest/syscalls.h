@@ -5,9 +5,7 @@
 
 enum guest_syscall {
     SYS_NULL,
-    SYS_PROBE,   /* -> SYSCALL_WORKS */
     SYS_CONFIG,  /* struct guest_config *, to be filled */
-    SYS_PATH,    /* enum guest_syscall_path in use */
     SYS_MAP,     /* bytes, page_bytes, populate -> address or 0 */
     SYS_UNMAP,   /* address, bytes */
     SYS_PROTECT, /* address, bytes, prot */
@@ -25,7 +23,5 @@ enum guest_syscall {
     SYS_RESUME,      /* struct trap_frame *: back from a segv handler */
     SYS_FINISH,      /* enum guest_state, message or 0 */
 };
-
-#define SYSCALL_WORKS 0x5ca11
 
 #endif

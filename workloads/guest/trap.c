@@ -1,8 +1,6 @@
 /* Descriptor tables and the one place every trap arrives at. */
 #include "workloads/guest/kernel.h"
 
-#define VECTOR_DE 0
-#define VECTOR_UD 6
 #define VECTOR_PF 14
 
 #define MSR_STAR           0xc0000081
@@ -56,10 +54,9 @@ static void load_gdt(struct cpu *cpu)
 static void fill_gate(uint64_t gate[2], unsigned vector)
 {
     uint64_t stub = (uint64_t)trap_stubs[vector];
-    uint64_t dpl = vector == VECTOR_SYSCALL ? 3 : 0;
 
     gate[0] = (stub & 0xffff) | (uint64_t)KERNEL_CS << 16 | 0x8eull << 40 |
-              dpl << 45 | (stub >> 16 & 0xffff) << 48;
+              (stub >> 16 & 0xffff) << 48;
     gate[1] = stub >> 32;
 }
 
@@ -67,8 +64,7 @@ static void fill_gate(uint64_t gate[2], unsigned vector)
  * emulates CPL0. */
 static void load_idt(struct kernel *k)
 {
-    static const uint8_t used[] = {VECTOR_SYSCALL, VECTOR_WAKE,
-                                   VECTOR_SHOOTDOWN};
+    static const uint8_t used[] = {VECTOR_WAKE, VECTOR_SHOOTDOWN};
     struct pseudo_descriptor idtr = {sizeof k->idt - 1, (uint64_t)k->idt};
 
     if (!k->idt[0][0]) {
@@ -127,21 +123,21 @@ static void panic_trap(const struct trap_frame *frame)
     kernel_panic(text);
 }
 
-/* SYSCALL where it does not work: #UD on the instruction, or, on a KVM that
- * jumps to LSTAR without leaving CPL3, a #PF on the fetch there with RCX and
- * R11 already set. The answer tells the user program to use INT instead. */
-static bool syscall_is_broken(struct trap_frame *frame)
+/* One KVM without VT-x runs SYSCALL without leaving CPL3: it jumps to LSTAR
+ * with RCX and R11 set, and the fetch there, from a supervisor page, faults.
+ * That is a system call all the same. */
+static bool is_syscall(struct kernel *k, struct trap_frame *frame)
 {
+    enum guest_syscall_path path = GUEST_SYSCALL_INSN;
+
     if (frame->vector == VECTOR_PF && frame->rip == (uint64_t)syscall_entry) {
         frame->rip = frame->rcx;
         frame->rflags = frame->r11;
-    } else if (frame->vector == VECTOR_UD &&
-               *(const uint16_t *)frame->rip == 0x050f) {
-        frame->rip += 2;
-    } else {
+        path = GUEST_SYSCALL_FAULT;
+    } else if (frame->vector != VECTOR_SYSCALL) {
         return false;
     }
-    frame->rax = 0;
+    k->results->syscall_path = path;
     return true;
 }
 
@@ -150,10 +146,8 @@ static void trap_from_user(struct cpu *cpu, struct trap_frame *frame)
     uint64_t cr2 = frame->vector == VECTOR_PF ? read_cr2() : 0;
 
     kernel_lock(cpu);
-    if (frame->vector == VECTOR_SYSCALL)
+    if (is_syscall(cpu->kernel, frame))
         frame->rax = process_syscall(cpu, frame);
-    else if (syscall_is_broken(frame))
-        cpu->kernel->results->syscall_path = GUEST_SYSCALL_INT;
     else if (frame->vector == VECTOR_PF)
         process_page_fault(cpu, frame, cr2);
     else

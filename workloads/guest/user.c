@@ -10,7 +10,6 @@
 #include <stdbool.h>
 
 struct guest {
-    bool by_syscall;
     int (*segv)(const struct wl_env *env, void *addr, void *arg);
     void *segv_arg;
     void (*part)(const struct wl_env *env, void *arg, unsigned id);
@@ -18,8 +17,7 @@ struct guest {
     uint32_t vcpus;
 };
 
-long user_syscall_insn(long number, long a, long b, long c, long d, long e);
-long user_syscall_int(long number, long a, long b, long c, long d, long e);
+long user_syscall(long number, long a, long b, long c, long d, long e);
 void user_segv_entry(void);
 void user_part_entry(void);
 extern const long user_sys_resume;
@@ -43,10 +41,8 @@ const long user_sys_resume = SYS_RESUME;
 static long call(const struct wl_env *env, enum guest_syscall number, long a,
                  long b, long c, long d, long e)
 {
-    const struct guest *guest = env->self;
-
-    return guest->by_syscall ? user_syscall_insn(number, a, b, c, d, e)
-                             : user_syscall_int(number, a, b, c, d, e);
+    (void)env;
+    return user_syscall(number, a, b, c, d, e);
 }
 
 static long call0(const struct wl_env *env, enum guest_syscall number)
@@ -236,11 +232,6 @@ void user_main(void)
     env->params = &user_state.params;
     env->os = &guest_os;
     env->self = guest;
-    guest->by_syscall =
-        user_syscall_insn(SYS_PROBE, 0, 0, 0, 0, 0) == SYSCALL_WORKS;
-    call(env, SYS_PATH,
-         guest->by_syscall ? GUEST_SYSCALL_INSN : GUEST_SYSCALL_INT, 0, 0, 0,
-         0);
     call(env, SYS_CONFIG, (long)config, 0, 0, 0, 0);
     user_state.params = (struct wl_params){
         .working_set_bytes = config->working_set_bytes,

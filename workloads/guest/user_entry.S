@@ -7,26 +7,15 @@ user_start:
     xorl %ebp, %ebp
     jmp user_main
 
-/* long user_syscall_*(number, a, b, c, d, e): the arguments move from the C
- * convention to the kernel's (syscalls.h). */
-    .macro load_arguments
+/* long user_syscall(number, a, b, c, d, e): the arguments move from the C
+ * convention to the kernel's (syscalls.h); d and e are in place already. */
+    .globl user_syscall
+user_syscall:
     movq %rdi, %rax
     movq %rsi, %rdi
     movq %rdx, %rsi
     movq %rcx, %rdx
-    /* d and e are in R8 and R9 already */
-    .endm
-
-    .globl user_syscall_insn
-user_syscall_insn:
-    load_arguments
     syscall
-    ret
-
-    .globl user_syscall_int
-user_syscall_int:
-    load_arguments
-    int $VECTOR_SYSCALL
     ret
 
 /* The kernel comes here on an access violation: RDI = address, RSI = the
@@ -44,7 +33,7 @@ user_segv_entry:
     fxrstor64 (%rsp)
     movq %rbx, %rsi
     movq user_sys_resume(%rip), %rdi
-    call user_syscall_int
+    call user_syscall
     ud2
 
 /* A CPU other than the first, in parallel(): RDI = env, RSI = guest, RDX. */
