@@ -147,7 +147,12 @@ static inline void wl_fill(const struct wl_env *env, uint64_t *words,
 
 /* The measured loop of a workload as one CPU runs it: does `operations`
  * (possibly 0) with the random stream `rng` and returns their checksum, which
- * may depend on nothing but the arguments and what `work` holds. */
+ * may depend on nothing but the arguments and what `work` holds. WL_KERNEL
+ * begins its definition. */
+#define WL_KERNEL(name)                             \
+    static __attribute__((noinline)) uint64_t name( \
+        const void *work, uint64_t operations, uint64_t rng, unsigned id)
+
 typedef uint64_t wl_kernel(const void *work, uint64_t operations, uint64_t rng,
                            unsigned id);
 

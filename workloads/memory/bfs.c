@@ -117,9 +117,7 @@ struct bfs_work {
     struct bfs_search searches[];
 };
 
-static __attribute__((noinline)) uint64_t bfs_kernel(const void *work,
-                                                     uint64_t operations,
-                                                     uint64_t rng, unsigned id)
+WL_KERNEL(bfs_kernel)
 {
     struct bfs_work *bfs = (struct bfs_work *)work;
     uint64_t sum = 0;

@@ -119,10 +119,7 @@ uint64_t btree_find(const struct btree *tree, uint64_t key)
     return at < node->used && node->keys[at] == key ? node->links[at] : 0;
 }
 
-static __attribute__((noinline)) uint64_t btree_kernel(const void *work,
-                                                       uint64_t operations,
-                                                       uint64_t rng,
-                                                       unsigned id)
+WL_KERNEL(btree_kernel)
 {
     const struct btree *tree = work;
     uint64_t sum = 0;

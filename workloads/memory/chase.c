@@ -45,10 +45,7 @@ void chase_build(void *base, uint64_t pages, uint64_t seed)
     }
 }
 
-static __attribute__((noinline)) uint64_t chase_kernel(const void *work,
-                                                       uint64_t operations,
-                                                       uint64_t rng,
-                                                       unsigned id)
+WL_KERNEL(chase_kernel)
 {
     const struct chase *chase = work;
     uint64_t first = wl_part_begin(chase->pages, chase->vcpus, id);

@@ -15,9 +15,7 @@ struct gups {
     unsigned vcpus;
 };
 
-static __attribute__((noinline)) uint64_t gups_kernel(const void *work,
-                                                      uint64_t operations,
-                                                      uint64_t rng, unsigned id)
+WL_KERNEL(gups_kernel)
 {
     const struct gups *gups = work;
     uint64_t *words = gups->words + wl_part_begin(gups->count, gups->vcpus, id);

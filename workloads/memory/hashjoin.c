@@ -57,10 +57,7 @@ void hashjoin_probe(const struct hashjoin *join, uint64_t key,
     probe(join, key, matches);
 }
 
-static __attribute__((noinline)) uint64_t hashjoin_kernel(const void *work,
-                                                          uint64_t operations,
-                                                          uint64_t rng,
-                                                          unsigned id)
+WL_KERNEL(hashjoin_kernel)
 {
     const struct hashjoin *join = work;
     struct hashjoin_matches matches = {0, 0};

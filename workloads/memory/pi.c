@@ -62,9 +62,7 @@ unsigned pi_digits(struct pi_spigot *spigot, unsigned steps)
     return state.count;
 }
 
-static __attribute__((noinline)) uint64_t pi_kernel(const void *work,
-                                                    uint64_t operations,
-                                                    uint64_t rng, unsigned id)
+WL_KERNEL(pi_kernel)
 {
     struct pi_spigot *spigot = &((struct pi_spigot *)work)[id];
     uint64_t sum = 0;

@@ -12,10 +12,7 @@ struct random {
     uint64_t count;
 };
 
-static __attribute__((noinline)) uint64_t random_kernel(const void *work,
-                                                        uint64_t operations,
-                                                        uint64_t rng,
-                                                        unsigned id)
+WL_KERNEL(random_kernel)
 {
     const struct random *random = work;
     const uint64_t *words = random->words;

@@ -13,9 +13,7 @@ struct seq {
     unsigned vcpus;
 };
 
-static __attribute__((noinline)) uint64_t seq_kernel(const void *work,
-                                                     uint64_t operations,
-                                                     uint64_t rng, unsigned id)
+WL_KERNEL(seq_kernel)
 {
     const struct seq *seq = work;
     uint64_t *words = seq->words + wl_part_begin(seq->count, seq->vcpus, id);

@@ -15,10 +15,7 @@ struct stride {
     unsigned vcpus;
 };
 
-static __attribute__((noinline)) uint64_t stride_kernel(const void *work,
-                                                        uint64_t operations,
-                                                        uint64_t rng,
-                                                        unsigned id)
+WL_KERNEL(stride_kernel)
 {
     const struct stride *stride = work;
     const unsigned char *base = stride->base;

@@ -92,9 +92,7 @@ void zipf_init(struct zipf *zipf, uint64_t count)
     zipf->factor = (bits ? WL_GOLDEN >> (64 - bits) : 0) | 1;
 }
 
-static __attribute__((noinline)) uint64_t zipf_kernel(const void *work,
-                                                      uint64_t operations,
-                                                      uint64_t rng, unsigned id)
+WL_KERNEL(zipf_kernel)
 {
     const struct zipf_work *zipf = work;
     const unsigned char *base = zipf->base;
