@@ -4,8 +4,9 @@
  * An operation is a round trip: two switches of the address space, and after
  * each a load from every page of the working set, at the same addresses in
  * both processes, so that what a switch costs in TLB misses afterwards is in
- * the result. Under Linux a switch takes two system calls, in the guest one:
- * compare techniques, and native with care.
+ * the result. Each maps its working set for itself after the fork: pages
+ * shared for copy-on-write would lose their size. Under Linux a switch takes
+ * two system calls, in the guest one: compare techniques, and native with care.
  */
 #include "workloads/os/touch.h"
 
@@ -24,11 +25,12 @@ static uint64_t switch_and_read(const struct wl_env *env,
 /* Runs first when the parent yields; hands back as often as it is handed the
  * CPU, the last time by its end. */
 static __attribute__((noreturn)) void ctxsw_child(const struct wl_env *env,
-                                                  const struct range *range,
                                                   uint64_t times)
 {
-    range_write(range, 1);
-    switch_and_read(env, range, times);
+    struct range range = range_map(env, WL_POPULATE);
+
+    range_write(&range, 1);
+    switch_and_read(env, &range, times);
     env->os->exit_child(env, 0);
 }
 
@@ -44,13 +46,13 @@ static void ctxsw_run(const struct wl_env *env)
     if (operations > UINT64_MAX / 2)
         env->os->fail(env, "more operations than can be counted: ask for "
                            "fewer --ops");
-    range = range_map(env, WL_POPULATE);
     child = env->os->fork(env);
     if (child < 0)
         env->os->fail(env, "cannot create a process: not enough memory, or "
                            "too many processes");
     if (child == 0)
-        ctxsw_child(env, &range, warm_up + operations);
+        ctxsw_child(env, warm_up + operations);
+    range = range_map(env, WL_POPULATE);
     range_write(&range, 2);
     switch_and_read(env, &range, warm_up);
 
