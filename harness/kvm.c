@@ -1,0 +1,253 @@
+/*
+ * `shadow` and `nested`: the guest under KVM, with the shadow page tables or
+ * the nested paging that KVM is set to. The VM is the same; the host's switch
+ * decides, so the row is refused when it stands the other way.
+ */
+#include "vmm/vm.h"
+
+#include "ept/kvm_switch.h"
+#include "harness/counters/counters.h"
+#include "harness/image.h"
+#include "harness/technique.h"
+#include "harness/topology.h"
+#include "workloads/catalog.h"
+
+#include <errno.h>
+#include <numa.h>
+#include <stdio.h>
+#include <string.h>
+
+struct vm_job {
+    const struct run_spec *spec;
+    struct run_record *record;
+    struct counters *counters;
+    struct rows rows[GUEST_PHASES_MAX]; /* by phase, in the order they end */
+    unsigned phases;
+    uint64_t exits_at_begin[VM_EXIT_KINDS];
+};
+
+/* ---- Counting ---------------------------------------------------------- */
+
+static void add_user_exits(const struct vm_job *job, const uint64_t *now,
+                           struct rows *rows)
+{
+    for (unsigned reason = 0; reason < VM_EXIT_KINDS; reason++) {
+        struct exit_row row = {.kind = "user_exit", .source = "vmm"};
+        const char *name = vm_exit_name(reason);
+
+        row.count = now[reason] - job->exits_at_begin[reason];
+        if (!row.count)
+            continue;
+        if (name)
+            snprintf(row.reason, sizeof row.reason, "%s", name);
+        else
+            snprintf(row.reason, sizeof row.reason, "kvm_exit_%u", reason);
+        rows_add_exit(rows, &row);
+    }
+}
+
+static void on_ready(struct vm *vm, void *arg)
+{
+    struct vm_job *job = arg;
+    struct counters_vm watched = {
+        .vm_fd = vm_fd(vm),
+        .vcpu_fds = vm_vcpu_fds(vm),
+        .vcpu_tids = vm_vcpu_tids(vm),
+        .vcpus = vm_vcpus(vm),
+    };
+
+    counters_watch_vm(job->counters, &watched);
+}
+
+static void on_mark(struct vm *vm, enum wl_phase phase, bool begin, void *arg)
+{
+    struct vm_job *job = arg;
+    uint64_t now[VM_EXIT_KINDS];
+    struct rows *rows;
+
+    (void)phase;
+    if (begin) {
+        vm_user_exits(vm, job->exits_at_begin);
+        counters_begin(job->counters);
+        return;
+    }
+    if (job->phases == GUEST_PHASES_MAX)
+        return;
+    rows = &job->rows[job->phases++];
+    counters_end(job->counters, rows);
+    vm_user_exits(vm, now);
+    add_user_exits(job, now, rows);
+}
+
+static void on_pin(unsigned vcpu, void *arg)
+{
+    const struct vm_job *job = arg;
+    struct why why;
+
+    /* The spec was tried on this process before; a CPU that went away since
+     * only leaves the thread where it is. */
+    topology_pin_thread(job->spec->cpu, vcpu, &why);
+}
+
+/* ---- The run ----------------------------------------------------------- */
+
+static int configure(const struct run_spec *spec, struct vm_job *job,
+                     struct vm_config *config, struct why *why)
+{
+    static const enum vm_backing backings[HOST_PAGES] = {
+        [HOST_4K] = VM_BACKING_4K,
+        [HOST_THP] = VM_BACKING_THP,
+        [HOST_2M] = VM_BACKING_2M,
+        [HOST_1G] = VM_BACKING_1G,
+    };
+
+    *config = (struct vm_config){
+        .ram_bytes = run_ram_bytes(spec),
+        .backing = backings[spec->host_page],
+        .vcpus = spec->vcpus,
+        .time_limit_s = spec->time_limit_s,
+        .pin = spec->cpu[0] ? on_pin : NULL,
+        .hooks = {.ready = on_ready, .mark = on_mark},
+        .arg = job,
+    };
+    return spec->numa[0] ? topology_nodes(spec->numa, &config->nodes, why) : 0;
+}
+
+static int load(const struct run_spec *spec, struct vm *vm, struct why *why)
+{
+    struct guest_config config = run_guest_config(spec);
+    const char *path = spec->image[0] ? spec->image : image_default_path();
+    const void *image;
+    size_t bytes;
+    int err = image_open(path, &image, &bytes, why);
+
+    if (err)
+        return err;
+    err = vm_load(vm, image, bytes, &config, why);
+    image_close(image, bytes);
+    return err;
+}
+
+/* The guest's own message explains more than how the VM ended. */
+static int take_results(struct vm *vm, struct vm_job *job, int run_err,
+                        const struct why *run_why, struct why *why)
+{
+    struct run_record *record = job->record;
+    struct guest_results results;
+    int err = vm_results(vm, &results, why);
+
+    if (!err)
+        err = run_take_results(&results, tsc_khz(), record, why);
+    for (unsigned i = 0; i < job->phases; i++) {
+        if (i < record->phase_count)
+            record->phases[i].rows = job->rows[i];
+        else
+            rows_free(&job->rows[i]);
+    }
+    if (run_err) {
+        *why = *run_why;
+        return run_err;
+    }
+    return err;
+}
+
+static int run_vm(const struct run_spec *spec, struct vm_job *job,
+                  struct why *why)
+{
+    struct vm_config config = {0};
+    struct why run_why = {""};
+    struct vm *vm = NULL;
+    uint64_t page;
+    int err = configure(spec, job, &config, why);
+
+    if (!err)
+        err = vm_create(&vm, &config, why);
+    if (!err)
+        err = load(spec, vm, why);
+    if (!err) {
+        int run_err = vm_run(vm, &run_why);
+
+        page = vm_host_page_bytes(vm);
+        if (page)
+            job->record->host_page_bytes = (struct maybe_u64){true, page};
+        err = take_results(vm, job, run_err, &run_why, why);
+    }
+    vm_destroy(vm);
+    if (config.nodes)
+        numa_bitmask_free(config.nodes);
+    return err;
+}
+
+/* What a reader must know of a number that is right and yet misleading. */
+static void add_remark(const struct workload *workload,
+                       struct run_record *record)
+{
+    if (!strcmp(record->kvm, "kvm_pvm") && workload &&
+        workload->class == WL_NANO)
+        snprintf(record->message, sizeof record->message,
+                 "kvm_pvm emulates guest CPL0: the time is its emulator's");
+}
+
+static int run_under_kvm(const struct run_spec *spec,
+                         const struct workload *workload,
+                         struct run_record *record, struct why *why)
+{
+    struct vm_job job = {.spec = spec, .record = record};
+    int err;
+
+    snprintf(record->kvm, sizeof record->kvm, "%s", kvm_flavour());
+    err = topology_pin_thread(spec->cpu, 0, why);
+    if (!err && counters_open(&job.counters))
+        err = why_set(why, ENOMEM, "out of memory");
+    if (err)
+        return err;
+    err = run_vm(spec, &job, why);
+    counters_close(job.counters);
+    if (!err)
+        add_remark(workload, record);
+    return err;
+}
+
+static int shadow_here(const struct workload *workload, struct why *why)
+{
+    (void)workload;
+    return kvm_paging_here(KVM_PAGING_SHADOW, why);
+}
+
+static int nested_here(const struct workload *workload, struct why *why)
+{
+    (void)workload;
+    return kvm_paging_here(KVM_PAGING_NESTED, why);
+}
+
+static int shadow_run(const struct run_spec *spec,
+                      const struct workload *workload,
+                      struct run_record *record, struct why *why)
+{
+    int err = shadow_here(workload, why);
+
+    return err ? err : run_under_kvm(spec, workload, record, why);
+}
+
+static int nested_run(const struct run_spec *spec,
+                      const struct workload *workload,
+                      struct run_record *record, struct why *why)
+{
+    int err = nested_here(workload, why);
+
+    return err ? err : run_under_kvm(spec, workload, record, why);
+}
+
+const struct technique_ops technique_shadow = {
+    .summary = "hardware-assisted, on KVM's shadow page tables",
+    .mmu = "shadow",
+    .here = shadow_here,
+    .run = shadow_run,
+};
+
+const struct technique_ops technique_nested = {
+    .summary = "hardware-assisted, with EPT or NPT",
+    .mmu = "nested",
+    .here = nested_here,
+    .run = nested_run,
+};

@@ -1,0 +1,207 @@
+/*
+ * The guest image in QEMU's TCG, without KVM. As `emulation` it is a technique
+ * of its own; with -icount, where the TSC counts one tick an instruction, it
+ * is the lab's bare machine and gives the kernel nanobenchmarks their native
+ * row. The results come back through the debug console (workloads/abi.h).
+ */
+#include "harness/image.h"
+#include "harness/technique.h"
+#include "vmm/results.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define QEMU           "qemu-system-x86_64"
+#define ICOUNT_TSC_KHZ 1000000 /* one tick an instruction, one an ns */
+
+extern char **environ;
+
+int qemu_here(struct why *why)
+{
+    const char *path = getenv("PATH");
+    char *copy = strdup(path ? path : "/usr/bin"), *rest = copy, *folder;
+    int err = -ENOENT;
+
+    while (copy && err && (folder = strsep(&rest, ":"))) {
+        char candidate[4096];
+
+        snprintf(candidate, sizeof candidate, "%s/" QEMU, folder);
+        err = access(candidate, X_OK) ? -ENOENT : 0;
+    }
+    free(copy);
+    return err ? why_set(why, ENOTSUP,
+                         "no " QEMU ": 'apt install qemu-system-x86'")
+               : 0;
+}
+
+static int spawn(const struct run_spec *spec, bool icount, int config_fd,
+                 int console_fd, pid_t *child, struct why *why)
+{
+    const char *image = spec->image[0] ? spec->image : image_default_path();
+    char memory[32], config[32], console[64], smp[16];
+    const char *argv[40] = {QEMU,
+                            "-accel",
+                            "tcg",
+                            "-cpu",
+                            "EPYC,-rdrand,-rdseed",
+                            "-nodefaults",
+                            "-nographic",
+                            "-no-reboot",
+                            "-kernel",
+                            image,
+                            "-initrd",
+                            config,
+                            "-m",
+                            memory,
+                            "-smp",
+                            smp,
+                            "-chardev",
+                            console,
+                            "-device",
+                            "isa-debugcon,chardev=out",
+                            "-device",
+                            "isa-debug-exit,iobase=0xf4,iosize=4"};
+    unsigned argc = 22;
+    int err;
+
+    snprintf(memory, sizeof memory, "%" PRIu64, run_ram_bytes(spec) >> 20);
+    snprintf(smp, sizeof smp, "%u", spec->vcpus);
+    snprintf(config, sizeof config, "/proc/self/fd/%d", config_fd);
+    snprintf(console, sizeof console, "file,id=out,path=/proc/self/fd/%d",
+             console_fd);
+    if (icount) {
+        argv[argc++] = "-icount";
+        argv[argc++] = "shift=0,sleep=off";
+        argv[argc++] = "-rtc";
+        argv[argc++] = "clock=vm,base=2024-01-01";
+    }
+    err = posix_spawnp(child, QEMU, NULL, NULL, (char *const *)argv, environ);
+    return err ? why_set(why, err, "cannot start " QEMU ": %s", strerror(err))
+               : 0;
+}
+
+/* Polls, since the child may never end: 0 or -ETIME. */
+static int wait_for(pid_t child, unsigned limit_s, int *status)
+{
+    const struct timespec nap = {.tv_nsec = 5 * 1000 * 1000};
+    struct timespec now, start;
+
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    for (;;) {
+        if (waitpid(child, status, WNOHANG) == child)
+            return 0;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (limit_s && now.tv_sec - start.tv_sec >= limit_s)
+            break;
+        nanosleep(&nap, NULL);
+    }
+    kill(child, SIGKILL);
+    waitpid(child, status, 0);
+    return -ETIME;
+}
+
+static int read_results(int console_fd, bool icount, int status,
+                        struct run_record *record, struct why *why)
+{
+    uint8_t bytes[sizeof(struct guest_results)];
+    ssize_t got = pread(console_fd, bytes, sizeof bytes, 0);
+    struct guest_results results;
+    int err =
+        guest_results_read(bytes, got < 0 ? 0 : (size_t)got, &results, why);
+
+    if (err)
+        return why_set(
+            why, EIO, QEMU " ended (status %d) before the guest had results",
+            WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+    return run_take_results(&results, icount ? ICOUNT_TSC_KHZ : tsc_khz(),
+                            record, why);
+}
+
+/* On the bare machine a TSC tick is an instruction. */
+static void ticks_are_instructions(struct run_record *record)
+{
+    for (unsigned i = 0; i < record->phase_count; i++)
+        record->phases[i].guest_instructions =
+            record->phases[i].guest_tsc_ticks;
+}
+
+static int run_with_files(const struct run_spec *spec, bool icount,
+                          int config_fd, int console_fd,
+                          struct run_record *record, struct why *why)
+{
+    struct guest_config config = run_guest_config(spec);
+    int status = 0, err;
+    pid_t child;
+
+    if (write(config_fd, &config, sizeof config) != sizeof config)
+        return why_set(why, EIO, "cannot write the guest's configuration");
+    err = spawn(spec, icount, config_fd, console_fd, &child, why);
+    if (err)
+        return err;
+    if (wait_for(child, spec->time_limit_s, &status))
+        return why_set(why, ETIME,
+                       "the time limit of %u s passed in " QEMU
+                       "; raise it with --time-limit",
+                       spec->time_limit_s);
+    err = read_results(console_fd, icount, status, record, why);
+    if (!err && icount)
+        ticks_are_instructions(record);
+    return err;
+}
+
+int qemu_run(const struct run_spec *spec, bool icount,
+             struct run_record *record, struct why *why)
+{
+    int config_fd, console_fd, err = qemu_here(why);
+
+    if (err)
+        return err;
+    if (spec->vcpus > 1)
+        return why_set(why, ENOTSUP,
+                       "the guest image boots one CPU only without KVM");
+    config_fd = memfd_create("memvirt-config", 0);
+    console_fd = memfd_create("memvirt-console", 0);
+    if (config_fd < 0 || console_fd < 0)
+        err = why_set(why, errno, "cannot create a memory file: %s",
+                      strerror(errno));
+    else
+        err = run_with_files(spec, icount, config_fd, console_fd, record, why);
+    if (config_fd >= 0)
+        close(config_fd);
+    if (console_fd >= 0)
+        close(console_fd);
+    return err;
+}
+
+static int emulation_here(const struct workload *workload, struct why *why)
+{
+    (void)workload;
+    if (platform_here() != PLATFORM_HOST)
+        return why_set(why, ENOTSUP, "the lab is emulated itself");
+    return qemu_here(why);
+}
+
+static int emulation_run(const struct run_spec *spec,
+                         const struct workload *workload,
+                         struct run_record *record, struct why *why)
+{
+    (void)workload;
+    return qemu_run(spec, false, record, why);
+}
+
+const struct technique_ops technique_emulation = {
+    .summary = "QEMU's TCG on the same image, with its software TLB",
+    .mmu = "software",
+    .here = emulation_here,
+    .run = emulation_run,
+};
