@@ -69,9 +69,9 @@ static int read_smaps(const void *addr, uint64_t bytes, struct smaps *smaps)
     bool inside = false;
     char line[512];
 
+    *smaps = (struct smaps){0, 0, 0};
     if (!file)
         return -errno;
-    *smaps = (struct smaps){0, 0, 0};
     while (fgets(line, sizeof line, file)) {
         if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &from, &to) == 2)
             inside = from < end && begin < to;
@@ -104,6 +104,10 @@ static int no_pages(struct why *why, uint64_t bytes, uint64_t page_bytes)
 {
     uint64_t pages = bytes / page_bytes;
 
+    if (page_bytes == WL_PAGE_4K)
+        return why_set(why, ENOTSUP,
+                       "the kernel used larger pages than 4 KiB: as root, echo "
+                       "madvise > /sys/kernel/mm/transparent_hugepage/enabled");
     if (page_bytes == WL_PAGE_1G)
         return why_set(
             why, ENOTSUP,
@@ -245,19 +249,13 @@ static int map_pages(struct linux_memory *memory, struct linux_mapping *m,
                : map_transparent(&m->addr, m->bytes, why);
 }
 
-/* Kernels before 5.14 do not know MADV_POPULATE_WRITE. */
 static int populate(const struct linux_mapping *m, struct why *why)
 {
-    volatile unsigned char *at = m->addr;
-
-    if (madvise(m->addr, m->bytes, MADV_POPULATE_WRITE)) {
-        if (errno != EINVAL)
-            return why_set(why, ENOMEM, "cannot populate the working set: %s",
-                           strerror(errno));
-        for (uint64_t i = 0; i < m->bytes; i += WL_PAGE_4K)
-            at[i] = 0;
-    }
-    return 0;
+    if (!madvise(m->addr, m->bytes, MADV_POPULATE_WRITE))
+        return 0;
+    return why_set(why, ENOMEM,
+                   "cannot populate the working set: %s (needs Linux 5.14)",
+                   strerror(errno));
 }
 
 static int map_into(struct linux_memory *memory, struct linux_mapping *m,

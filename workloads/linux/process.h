@@ -5,6 +5,8 @@
  * carries the C library's mappings into every fork, a switch between two
  * processes is two system calls (futex wake and wait) on one CPU, and demand
  * paging includes what Linux does besides (memory cgroups, LRU lists, rmap).
+ * Where 2 MiB pages are transparent ones, what a child writes to is copied in
+ * 4 KiB pages: Linux does so since 5.8.
  */
 #ifndef WORKLOADS_LINUX_PROCESS_H
 #define WORKLOADS_LINUX_PROCESS_H

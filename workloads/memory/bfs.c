@@ -66,12 +66,9 @@ void bfs_search_init(struct bfs_search *search, const struct bfs_graph *graph,
     search->base = 1;
 }
 
-/* Levels of the next search are above those of this one; when they would no
- * longer fit, all are forgotten. */
-static void next_base(const struct bfs_graph *graph, struct bfs_search *search,
-                      uint32_t deepest)
+/* When the levels of a search might no longer fit, forgets all before. */
+static void renew_base(const struct bfs_graph *graph, struct bfs_search *search)
 {
-    search->base = deepest + 1;
     if (search->base < UINT32_MAX - BFS_VERTICES_MAX)
         return;
     for (uint64_t v = 0; v < graph->vertices; v++)
@@ -83,10 +80,11 @@ uint64_t bfs_run_search(const struct bfs_graph *graph,
                         struct bfs_search *search, uint64_t source,
                         uint64_t *budget)
 {
-    uint32_t *levels = search->levels, *queue = search->queue;
-    uint32_t base = search->base, level = base;
+    uint32_t *levels = search->levels, *queue = search->queue, base, level;
     uint64_t left = *budget, tail = 0, sum = source;
 
+    renew_base(graph, search);
+    base = level = search->base;
     levels[source] = base;
     queue[tail++] = source;
     for (uint64_t head = 0; head < tail && left; head++) {
@@ -108,7 +106,7 @@ uint64_t bfs_run_search(const struct bfs_graph *graph,
         }
     }
     *budget = left;
-    next_base(graph, search, level);
+    search->base = level + 1;
     return sum;
 }
 
