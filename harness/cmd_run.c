@@ -60,6 +60,7 @@ static const char run_help[] =
 struct run_arguments {
     struct plan_request request;
     const char *output, *plan;
+    unsigned first_id; /* of the lab's rows */
     bool switch_kvm, no_figures;
 };
 
@@ -80,7 +81,8 @@ enum {
     OPT_SWITCH_KVM,
     OPT_NO_LAB,
     OPT_NO_FIGURES,
-    OPT_PLAN, /* not for people: the lab's side of a run */
+    OPT_PLAN, /* these two are not for people: the lab's side of a run */
+    OPT_FIRST_ID,
 };
 
 static const struct option options[] = {
@@ -103,6 +105,7 @@ static const struct option options[] = {
     {"no-lab", no_argument, NULL, OPT_NO_LAB},
     {"no-figures", no_argument, NULL, OPT_NO_FIGURES},
     {"plan", required_argument, NULL, OPT_PLAN},
+    {"first-id", required_argument, NULL, OPT_FIRST_ID},
     {"output", required_argument, NULL, 'o'},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
@@ -203,8 +206,11 @@ static int parse_arguments(int argc, char **argv,
             return 3;
         if (take_flag(option, arguments))
             continue;
-        if ((option >= OPT_VCPUS && option <= OPT_RAM) ||
-            option == OPT_TIME_LIMIT)
+        if (option == OPT_FIRST_ID)
+            err = number(optarg, "--first-id", 1u << 30, &arguments->first_id,
+                         &why);
+        else if ((option >= OPT_VCPUS && option <= OPT_RAM) ||
+                 option == OPT_TIME_LIMIT)
             err = take_number(option, &arguments->request, &why);
         else
             take_text(option, arguments);
@@ -316,6 +322,9 @@ static int run_plan(const struct run_arguments *arguments,
         fprintf(stderr, "memvirt run: %s\n", why.text);
         return 1;
     }
+    if (arguments->first_id)
+        results_number_from(execution.results, platform_here(),
+                            arguments->first_id);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     err = write_environment(folder, &why);

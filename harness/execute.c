@@ -183,24 +183,27 @@ static void follow(FILE *output, struct progress *progress, char *last,
     free(line);
 }
 
-static int start_lab(const struct execution *execution, const char *machine,
+static int start_lab(const struct execution *execution, enum platform lab,
                      uint64_t ram, const char *folder, pid_t *pid, int *output)
 {
     char plan[4200], memory[32], timeout[32], command[160];
-    char *argv[] = {LAB_SCRIPT, "--machine", (char *)machine, "--memory",
-                    memory,     "--timeout", timeout,         "--file",
-                    plan,       "--out",     (char *)folder,  "--",
-                    "sh",       "-c",        command,         NULL};
+    char *argv[] = {
+        LAB_SCRIPT, "--machine",    lab == PLATFORM_LAB_VMX ? "vmx" : "svm",
+        "--memory", memory,         "--timeout",
+        timeout,    "--file",       plan,
+        "--out",    (char *)folder, "--",
+        "sh",       "-c",           command,
+        NULL};
     posix_spawn_file_actions_t actions;
     int out[2], err;
 
-    (void)execution;
     snprintf(plan, sizeof plan, "%s/plan.json:/plan.json", folder);
     snprintf(memory, sizeof memory, "%u", (unsigned)(ram / (1 << 20)) + LAB_MB);
     snprintf(timeout, sizeof timeout, "%d", LAB_TIMEOUT_S);
     snprintf(command, sizeof command,
-             MEMVIRT_BUILD "/memvirt run --plan /plan.json --switch-kvm "
-                           "-o /out/run");
+             MEMVIRT_BUILD "/memvirt run --plan /plan.json --first-id %u "
+                           "--switch-kvm -o /out/run",
+             results_next_id(execution->results, lab));
     if (pipe2(out, O_CLOEXEC))
         return -errno;
     posix_spawn_file_actions_init(&actions);
@@ -232,7 +235,7 @@ static int run_in_folder(struct execution *execution, struct progress *progress,
     err = write_plan(part, path, why);
     if (err)
         return err;
-    err = start_lab(execution, machine, ram, folder, &pid, &output);
+    err = start_lab(execution, lab, ram, folder, &pid, &output);
     if (err)
         return why_set(why, -err, "cannot start " LAB_SCRIPT ": %s",
                        strerror(-err));

@@ -83,8 +83,11 @@ static int native_run(const struct run_spec *spec,
 {
     int err;
 
-    if (workload->class == WL_NANO && spec->platform == PLATFORM_LAB_SVM)
+    if (workload->class == WL_NANO && spec->platform == PLATFORM_LAB_SVM) {
+        snprintf(record->message, sizeof record->message,
+                 "the guest image on the bare machine");
         return qemu_run(spec, true, record, why);
+    }
     if (workload->class == WL_NANO)
         return why_set(why, ENOTSUP,
                        "a kernel nanobenchmark has no form as a process: its "

@@ -23,10 +23,15 @@ int results_add(struct results *results, const struct run_spec *spec,
 /* Appends the rows of another folder (the lab's) to this one. */
 int results_merge(struct results *results, const char *folder, struct why *why);
 
-int results_close(struct results *results, struct why *why);
+/* The number of the next row id of a platform, 1 at first: what a folder that
+ * is to be merged starts from. */
+unsigned results_next_id(const struct results *results, enum platform platform);
+void results_number_from(struct results *results, enum platform platform,
+                         unsigned next_id);
 
-/* One row of runs.csv as read back; text cells point into the table. */
-struct run_row;
-struct results_table;
+/* The header line of runs.csv, exits.csv or counters.csv, NULL for another. */
+const char *results_header(const char *file);
+
+int results_close(struct results *results, struct why *why);
 
 #endif
