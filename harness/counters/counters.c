@@ -1,5 +1,6 @@
 #include "harness/counters/counters.h"
 
+#include "base/parse.h"
 #include "harness/counters/probe_vm.h"
 #include "harness/counters/source.h"
 
@@ -78,23 +79,48 @@ static void drop_source(struct counters *c, unsigned i, const char *reason)
     c->slots[i].state = NULL;
 }
 
-int counters_open(struct counters **counters)
+static void open_source(struct counters *c, unsigned i)
 {
-    struct counters *c = calloc(1, sizeof *c);
     struct why why = {""};
 
+    if (!table[i]->open(&c->slots[i].state, &c->notes, &why))
+        return;
+    c->slots[i].state = NULL;
+    notes_add(&c->notes, table[i]->name, "", "%s", why.text);
+}
+
+static int want_source(const char *name, void *arg, struct why *why)
+{
+    bool *wanted = arg;
+
+    for (unsigned i = 0; i < SOURCES; i++)
+        if (!strcmp(table[i]->name, name)) {
+            wanted[i] = true;
+            return 0;
+        }
+    return why_set(why, EINVAL, "'%s' is no source of counters", name);
+}
+
+int counters_open_only(struct counters **counters, const char *names)
+{
+    bool wanted[SOURCES] = {false};
+    struct counters *c;
+
+    if (names && parse_list(names, "counters", want_source, wanted, NULL))
+        return -EINVAL;
+    c = calloc(1, sizeof *c);
     if (!c)
         return -ENOMEM;
-    for (unsigned i = 0; i < SOURCES; i++) {
-        int err = table[i]->open(&c->slots[i].state, &c->notes, &why);
-
-        if (!err)
-            continue;
-        c->slots[i].state = NULL;
-        notes_add(&c->notes, table[i]->name, "", "%s", why.text);
-    }
+    for (unsigned i = 0; i < SOURCES; i++)
+        if (!names || wanted[i])
+            open_source(c, i);
     *counters = c;
     return 0;
+}
+
+int counters_open(struct counters **counters)
+{
+    return counters_open_only(counters, NULL);
 }
 
 int counters_watch_vm(struct counters *counters, const struct counters_vm *vm)

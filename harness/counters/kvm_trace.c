@@ -5,14 +5,15 @@
  *
  * The time of a reason is what `perf kvm stat` reports: from the exit to the
  * next entry on the same vCPU thread, the VMM's work included. A synthetic
- * event carries it from one tracepoint to the histogram by reason. Exits that
- * are pending at the start of a phase are not timed; the one that ends it is
- * counted but not timed.
+ * event carries it from one tracepoint to the histogram by reason. The guest's
+ * marks are counted but not timed, since between such an exit and the next
+ * entry counters are read.
  */
 #include "harness/counters/exit_reasons.h"
 #include "harness/counters/hist.h"
 #include "harness/counters/source.h"
 #include "harness/guard.h"
+#include "workloads/abi.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -52,7 +53,7 @@ struct trace_state {
     struct tracefs_instance *instance;
     struct guard *guard;
     char event[32];  /* the synthetic event */
-    char *condition; /* " if common_pid == 1 || ..." */
+    char *condition; /* "(common_pid == 1 || ...)" */
     bool exits, timed;
     bool mmu[MMU_EVENTS];
     struct snapshot before, after;
@@ -61,15 +62,35 @@ struct trace_state {
 /* What the guard process needs, without allocating. */
 struct leftovers {
     char instance[256];
+    char entry_triggers[320];
+    char exit_triggers[320];
+    char time_triggers[320];
     char synthetic_events[256];
     char remove_event[48];
 };
 
+/* Opening a trigger file to write it anew removes its triggers. */
+static void remove_triggers(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+
+    if (fd >= 0)
+        close(fd);
+}
+
+/*
+ * Variables keep an instance busy, and references keep variables; a synthetic
+ * event whose triggers vanish with their instance stays busy for good. So from
+ * the last to the first.
+ */
 static void remove_leftovers(void *arg)
 {
     const struct leftovers *l = arg;
     int fd;
 
+    remove_triggers(l->time_triggers);
+    remove_triggers(l->entry_triggers);
+    remove_triggers(l->exit_triggers);
     rmdir(l->instance);
     fd = open(l->synthetic_events, O_WRONLY | O_APPEND | O_CLOEXEC);
     if (fd < 0)
@@ -83,19 +104,22 @@ static void remove_leftovers(void *arg)
 static int leftovers_of(long pid, struct leftovers *l)
 {
     const char *top = tracefs_tracing_dir();
-    int a, b;
 
-    if (!top)
+    if (!top || strlen(top) > 128)
         return -ENOENT;
-    a = snprintf(l->instance, sizeof l->instance,
-                 "%s/instances/" INSTANCE_PREFIX "%ld", top, pid);
-    b = snprintf(l->synthetic_events, sizeof l->synthetic_events,
-                 "%s/synthetic_events", top);
+    snprintf(l->instance, sizeof l->instance,
+             "%s/instances/" INSTANCE_PREFIX "%ld", top, pid);
+    snprintf(l->entry_triggers, sizeof l->entry_triggers,
+             "%s/events/kvm/kvm_entry/trigger", l->instance);
+    snprintf(l->exit_triggers, sizeof l->exit_triggers,
+             "%s/events/kvm/kvm_exit/trigger", l->instance);
+    snprintf(l->time_triggers, sizeof l->time_triggers,
+             "%s/events/synthetic/" EVENT_PREFIX "%ld/trigger", l->instance,
+             pid);
+    snprintf(l->synthetic_events, sizeof l->synthetic_events,
+             "%s/synthetic_events", top);
     snprintf(l->remove_event, sizeof l->remove_event, "!" EVENT_PREFIX "%ld\n",
              pid);
-    if ((size_t)a >= sizeof l->instance ||
-        (size_t)b >= sizeof l->synthetic_events)
-        return -ENAMETOOLONG;
     return 0;
 }
 
@@ -173,7 +197,6 @@ static void remove_instance(struct trace_state *t)
     t->condition = NULL;
     if (!t->instance)
         return;
-    tracefs_instance_destroy(t->instance);
     tracefs_instance_free(t->instance);
     t->instance = NULL;
     if (!leftovers_of(getpid(), &l))
@@ -196,25 +219,33 @@ static int make_condition(struct trace_state *t, const struct counters_vm *vm)
     if (!stream)
         return -ENOMEM;
     for (unsigned i = 0; i < vm->vcpus; i++)
-        fprintf(stream, "%scommon_pid == %d", i ? " || " : " if ",
+        fprintf(stream, "%scommon_pid == %d", i ? " || " : "(",
                 (int)vm->vcpu_tids[i]);
+    fputs(")", stream);
     return fclose(stream) ? -ENOMEM : 0;
 }
 
-/* Appends `trigger`, the suffix (":pause") and our condition. */
+static int append_trigger(struct trace_state *t, const char *system,
+                          const char *event, const char *trigger)
+{
+    return tracefs_event_file_append(t->instance, system, event, "trigger",
+                                     trigger) < 0
+               ? -EIO
+               : 0;
+}
+
+/* For our vCPU threads only. */
 static int set_trigger(struct trace_state *t, const char *system,
-                       const char *event, const char *trigger,
-                       const char *suffix)
+                       const char *event, const char *trigger)
 {
     char *text;
-    int written;
+    int err;
 
-    if (asprintf(&text, "%s%s%s", trigger, suffix, t->condition) < 0)
+    if (asprintf(&text, "%s if %s", trigger, t->condition) < 0)
         return -ENOMEM;
-    written =
-        tracefs_event_file_append(t->instance, system, event, "trigger", text);
+    err = append_trigger(t, system, event, text);
     free(text);
-    return written < 0 ? -EIO : 0;
+    return err;
 }
 
 #define REASON_TRIGGER "hist:keys=" REASON_KEYS ":size=2048"
@@ -235,13 +266,34 @@ static int set_end_trigger(struct trace_state *t)
                  ":onmatch(kvm.kvm_exit).%s($memvirt_i,$memvirt_r,$memvirt_ns)",
                  t->event) < 0)
         return -ENOMEM;
-    err = set_trigger(t, "kvm", "kvm_entry", trigger, "");
+    err = set_trigger(t, "kvm", "kvm_entry", trigger);
     free(trigger);
     return err;
 }
 
-/* The three triggers of the timing; the pause keeps exits between phases,
- * in which we read counters, out of it. */
+/*
+ * An I/O exit's info1 has the port in bits 31:16 (SDM vol. 3, table 28-5, the
+ * exit qualification; APM vol. 2, 15.10.2, EXITINFO1). No other reason's info1
+ * lies in this range.
+ */
+#define MARKS_FIRST ((uint64_t)GUEST_PORT_MARK << 16)
+#define MARKS_LAST  (MARKS_FIRST | 0xffff)
+
+static int set_start_trigger(struct trace_state *t)
+{
+    char *trigger;
+    int err;
+
+    if (asprintf(&trigger,
+                 START_TRIGGER " if %s && (info1 < %" PRIu64
+                               " || info1 > %" PRIu64 ")",
+                 t->condition, MARKS_FIRST, MARKS_LAST) < 0)
+        return -ENOMEM;
+    err = append_trigger(t, "kvm", "kvm_exit", trigger);
+    free(trigger);
+    return err;
+}
+
 static int set_timing(struct trace_state *t)
 {
     char *definition;
@@ -255,9 +307,7 @@ static int set_timing(struct trace_state *t)
               : 0;
     free(definition);
     if (!err)
-        err = set_trigger(t, "kvm", "kvm_exit", START_TRIGGER, "");
-    if (!err)
-        err = set_trigger(t, "kvm", "kvm_exit", START_TRIGGER, ":pause");
+        err = set_start_trigger(t);
     if (!err)
         err = set_end_trigger(t);
     if (!err && tracefs_event_file_append(
@@ -269,7 +319,7 @@ static int set_timing(struct trace_state *t)
 
 static void set_triggers(struct trace_state *t)
 {
-    t->exits = !set_trigger(t, "kvm", "kvm_exit", REASON_TRIGGER, "");
+    t->exits = !set_trigger(t, "kvm", "kvm_exit", REASON_TRIGGER);
     if (!t->exits)
         notes_add(t->notes, "kvm_trace", "vm_exit by reason",
                   "no histogram on kvm:kvm_exit: load the KVM module");
@@ -280,7 +330,7 @@ static void set_triggers(struct trace_state *t)
                   "(CONFIG_SYNTH_EVENTS)");
     for (unsigned i = 0; i < MMU_EVENTS; i++) {
         t->mmu[i] =
-            !set_trigger(t, "kvmmmu", mmu_events[i], "hist:keys=" PID_KEYS, "");
+            !set_trigger(t, "kvmmmu", mmu_events[i], "hist:keys=" PID_KEYS);
         if (!t->mmu[i])
             notes_add(t->notes, "kvm_trace", mmu_events[i],
                       "this kernel has no tracepoint kvmmmu:%s", mmu_events[i]);
@@ -355,21 +405,15 @@ static int take_snapshot(struct trace_state *t, struct snapshot *s)
 static int trace_begin(void *state)
 {
     struct trace_state *t = state;
-    int err = t->instance ? take_snapshot(t, &t->before) : -EIO;
 
-    if (!err && t->timed)
-        err = set_trigger(t, "kvm", "kvm_exit", START_TRIGGER, ":cont");
-    return err;
+    return t->instance ? take_snapshot(t, &t->before) : -EIO;
 }
 
 static int trace_end(void *state)
 {
     struct trace_state *t = state;
-    int err = 0;
 
-    if (t->timed)
-        err = set_trigger(t, "kvm", "kvm_exit", START_TRIGGER, ":pause");
-    return err ? err : take_snapshot(t, &t->after);
+    return take_snapshot(t, &t->after);
 }
 
 static const struct hist_entry *same_keys(const struct hist *hist,
@@ -381,19 +425,23 @@ static const struct hist_entry *same_keys(const struct hist *hist,
     return NULL;
 }
 
-/* How far the reason's time moved; known 0 when it was never timed. */
-static uint64_t time_between(const struct trace_state *t,
-                             const struct hist_entry *reason)
+/* How far the reason's time moved; unknown when none of its exits was timed. */
+static struct maybe_u64 time_between(const struct trace_state *t,
+                                     const struct hist_entry *reason)
 {
+    const struct hist_entry none = {0};
     const struct hist_entry *was = same_keys(&t->before.times, reason);
     const struct hist_entry *is = same_keys(&t->after.times, reason);
 
-    return (is ? is->value : 0) - (was ? was->value : 0);
+    was = was ? was : &none;
+    if (!t->timed || t->after.times.dropped || !is ||
+        is->hitcount == was->hitcount)
+        return (struct maybe_u64){0};
+    return (struct maybe_u64){.known = true, .value = is->value - was->value};
 }
 
 static int report_exits(struct trace_state *t, struct rows *rows)
 {
-    bool timed = t->timed && !t->after.times.dropped;
     int err = 0;
 
     for (unsigned i = 0; !err && i < t->after.reasons.count; i++) {
@@ -407,8 +455,7 @@ static int report_exits(struct trace_state *t, struct rows *rows)
             continue;
         exit_row_fill(&row, "kvm_trace",
                       exit_reason_name(is->keys[0], is->keys[1], name), count);
-        row.total_ns.known = timed;
-        row.total_ns.value = timed ? time_between(t, is) : 0;
+        row.total_ns = time_between(t, is);
         err = rows_add_exit(rows, &row);
     }
     return err;

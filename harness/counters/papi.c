@@ -80,12 +80,22 @@ static bool is_hardware(const struct papi_metric *metric)
     return metric->kind == PAPI_CLOCKS || metric->kind == PAPI_TRANSLATION;
 }
 
-static int add_event(int set, const char *name, const char *modifiers)
+static bool vendor_event(const struct papi_metric *metric, const char *name)
 {
+    return is_hardware(metric) && strncmp(name, "PERF_COUNT_", 11);
+}
+
+/* PAPI looks for a prefix among the PMUs it found when it started, which for
+ * an unknown processor do not include the kernel's events. */
+static int add_event(const struct papi_state *p, int set,
+                     const struct papi_metric *metric, const char *name,
+                     const char *modifiers)
+{
+    bool prefix = !p->processor_unknown && !vendor_event(metric, name);
     char full[256];
 
-    if ((size_t)snprintf(full, sizeof full, "%s%s", name, modifiers) >=
-        sizeof full)
+    if ((size_t)snprintf(full, sizeof full, "%s%s%s", prefix ? "perf::" : "",
+                         name, modifiers) >= sizeof full)
         return PAPI_EINVAL;
     return PAPI_add_named_event(set, full);
 }
@@ -98,14 +108,21 @@ static void destroy_set(int set)
     PAPI_destroy_eventset(&set);
 }
 
+static const char *proof_modifiers(const struct papi_metric *metric)
+{
+    return is_hardware(metric) ? ":u=1:k=1:mg=0:mh=1" : ":u=1:k=1";
+}
+
 /* What `name` counts during exercise(), or a negative PAPI error. */
-static long long count_exercise(const char *name, const char *modifiers)
+static long long count_exercise(const struct papi_state *p,
+                                const struct papi_metric *metric,
+                                const char *name)
 {
     long long value = 0;
     int set = PAPI_NULL, err = PAPI_create_eventset(&set);
 
     if (!err)
-        err = add_event(set, name, modifiers);
+        err = add_event(p, set, metric, name, proof_modifiers(metric));
     if (!err)
         err = PAPI_start(set);
     if (!err) {
@@ -114,16 +131,6 @@ static long long count_exercise(const char *name, const char *modifiers)
     }
     destroy_set(set);
     return err ? err : value;
-}
-
-static const char *proof_modifiers(const struct papi_metric *metric)
-{
-    return is_hardware(metric) ? ":u=1:k=1:mg=0:mh=1" : ":u=1:k=1";
-}
-
-static bool generic_event(const char *name)
-{
-    return !strncmp(name, "PERF_COUNT_", 11);
 }
 
 /* The first candidate that counts, else NULL and a note. */
@@ -136,9 +143,9 @@ static const char *choose(struct papi_state *p,
          i++) {
         const char *name = metric->candidates[i];
 
-        if (is_hardware(metric) && p->processor_unknown && !generic_event(name))
+        if (p->processor_unknown && vendor_event(metric, name))
             continue;
-        result = count_exercise(name, proof_modifiers(metric));
+        result = count_exercise(p, metric, name);
         if (result > 0)
             return name;
     }
@@ -257,7 +264,9 @@ static int init_library(struct papi_state *p, struct why *why)
         return why_set(why, ENOTSUP, "PAPI does not initialize (%d)", version);
     info = perf_component();
     if (!info || info->disabled)
-        return why_set(why, ENOTSUP, "PAPI cannot use perf events: %s",
+        return why_set(why, ENOTSUP,
+                       "PAPI cannot use perf events: %s (PAPI wants `sysctl "
+                       "kernel.perf_event_paranoid=2` or lower, even as root)",
                        info ? info->disabled_reason : "no such component");
     p->processor_unknown = !has_generic_events(info);
     return 0;
@@ -319,6 +328,17 @@ static int papi_watch(void *state, const struct counters_vm *vm,
     return 0;
 }
 
+static const char *left_out(const struct papi_metric *metric, int err)
+{
+    if (err == PAPI_ECNFLCT || err == PAPI_ECOUNT)
+        return "no room on the PMU beside counters of higher priority";
+    if (metric->kind == PAPI_TRACEPOINT)
+        return "libpfm4 does not see the tracepoint: run as root, with debugfs "
+               "(mount -t debugfs none /sys/kernel/debug) and the KVM module "
+               "loaded";
+    return PAPI_strerror(err);
+}
+
 /* Adds what fits into the calling thread's set and remembers it. */
 static void fill_set(struct papi_state *p, int set)
 {
@@ -333,17 +353,13 @@ static void fill_set(struct papi_state *p, int set)
                 (scope->guest && !p->watching) ||
                 p->request_count == COUNTERS_MAX)
                 continue;
-            err = add_event(set, p->names[m], scope->modifiers);
+            err = add_event(p, set, metric, p->names[m], scope->modifiers);
             if (!err)
                 p->requests[p->request_count++] =
                     (struct request){metric, scope};
             snprintf(label, sizeof label, "%s (%s)", metric->name, scope->name);
             if (err)
-                notes_add(p->notes, "papi", label, "%s",
-                          err == PAPI_ECNFLCT || err == PAPI_ECOUNT
-                              ? "no room for it on the PMU beside counters of "
-                                "higher priority"
-                              : PAPI_strerror(err));
+                notes_add(p->notes, "papi", label, "%s", left_out(metric, err));
         }
 }
 
@@ -355,7 +371,8 @@ static int fill_attached(struct papi_state *p, int set, pid_t tid)
     if (!err)
         err = PAPI_attach(set, (unsigned long)tid);
     for (unsigned i = 0; !err && i < p->request_count; i++)
-        err = add_event(set, p->names[p->requests[i].metric - papi_metrics],
+        err = add_event(p, set, p->requests[i].metric,
+                        p->names[p->requests[i].metric - papi_metrics],
                         p->requests[i].scope->modifiers);
     return err;
 }

@@ -1,5 +1,7 @@
 #include "harness/counters/probe_vm.h"
 
+#include "workloads/abi.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -15,7 +17,6 @@
 #define CODE_GPA   0x8000u
 #define CODE_BYTES 64u
 #define STACK_GPA  0x10000u
-#define PORT_DONE  0xf4u
 
 /* Page-table and control-register bits, SDM vol. 3, 2.5 and 4.5. */
 #define PTE_P       (1u << 0)
@@ -39,27 +40,22 @@
  *
  *     start:  test esi, esi; jz done
  *     again:  the instruction; dec esi; jnz again
- *     done:   out 0xf4, al
+ *     done:   mov edx, GUEST_PORT_MARK; out dx, eax
  *
- * RSI counts, RDI points to a page, RBX keeps CR3 but where CPUID clobbers it.
+ * RSI counts, RDI points to a page, RBX holds the value of CR3.
  */
+#define DONE 0xba, GUEST_PORT_MARK & 0xff, GUEST_PORT_MARK >> 8, 0, 0, 0xef
+
 static const unsigned char code[PROBE_OPS][CODE_BYTES] = {
-    [PROBE_CPUID] = {0x85, 0xf6, 0x74, 0x08,   /* test; jz done */
-                     0x31, 0xc0, 0x0f, 0xa2,   /* xor eax, eax; cpuid */
-                     0xff, 0xce, 0x75, 0xf8,   /* dec; jnz again */
-                     0xe6, PORT_DONE, 0xf4},   /* out; hlt */
-    [PROBE_INVLPG] = {0x85, 0xf6, 0x74, 0x07,  /* */
-                      0x0f, 0x01, 0x3f,        /* invlpg [rdi] */
-                      0xff, 0xce, 0x75, 0xf9,  /* */
-                      0xe6, PORT_DONE, 0xf4},  /* */
-    [PROBE_CR3] = {0x85, 0xf6, 0x74, 0x07,     /* */
-                   0x0f, 0x22, 0xdb,           /* mov cr3, rbx */
-                   0xff, 0xce, 0x75, 0xf9,     /* */
-                   0xe6, PORT_DONE, 0xf4},     /* */
-    [PROBE_NOTHING] = {0x85, 0xf6, 0x74, 0x05, /* */
-                       0x90,                   /* nop */
-                       0xff, 0xce, 0x75, 0xfb, /* */
-                       0xe6, PORT_DONE, 0xf4}, /* */
+    [PROBE_CPUID] = {0x85, 0xf6, 0x74, 0x08,        /* test; jz done */
+                     0x31, 0xc0, 0x0f, 0xa2,        /* xor eax, eax; cpuid */
+                     0xff, 0xce, 0x75, 0xf8, DONE}, /* dec; jnz again */
+    [PROBE_INVLPG] = {0x85, 0xf6, 0x74, 0x07, 0x0f, 0x01, 0x3f, /* [rdi] */
+                      0xff, 0xce, 0x75, 0xf9, DONE},
+    [PROBE_CR3] = {0x85, 0xf6, 0x74, 0x07, 0x0f, 0x22, 0xdb, /* cr3, rbx */
+                   0xff, 0xce, 0x75, 0xf9, DONE},
+    [PROBE_NOTHING] = {0x85, 0xf6, 0x74, 0x05, 0x90, /* nop */
+                       0xff, 0xce, 0x75, 0xfb, DONE},
 };
 
 static void write_image(char *ram)
@@ -171,7 +167,7 @@ int probe_vm_run(struct probe_vm *probe, enum probe_op op, uint32_t count,
     while (ioctl(probe->vcpu, KVM_RUN, NULL))
         if (errno != EINTR && errno != EAGAIN)
             return why_set(why, errno, "KVM_RUN: %s", strerror(errno));
-    if (run->exit_reason != KVM_EXIT_IO || run->io.port != PORT_DONE)
+    if (run->exit_reason != KVM_EXIT_IO || run->io.port != GUEST_PORT_MARK)
         return why_set(why, EIO,
                        "the probe guest ended with KVM exit reason %u, not "
                        "with its port write",
