@@ -78,6 +78,7 @@ struct guest_results {
     uint32_t phases;
     struct guest_phase phase[GUEST_PHASES_MAX];
     uint64_t page_bytes; /* the mapping size the guest really used */
+    uint64_t boot_tsc;   /* at the guest kernel's first C statement */
     char message[GUEST_MESSAGE_MAX];
 };
 

@@ -178,6 +178,7 @@ void kernel_start(unsigned id, uint64_t start_info_pa)
         .magic = GUEST_RESULTS_MAGIC,
         .version = GUEST_ABI_VERSION,
         .state = GUEST_RUNNING,
+        .boot_tsc = wl_tsc(),
     };
     k->results = &k->private_results;
     find_memory(k, boot_pointer(start_info_pa));

@@ -37,13 +37,12 @@ static void interrupt_others(uint8_t vector)
 static void run_work(struct cpu *cpu)
 {
     struct kernel *k = cpu->kernel;
-    struct trap_frame *frame = (struct trap_frame *)cpu->kernel_rsp - 1;
+    struct trap_frame frame = process_user_frame(
+        cpu->id, k->work.entry, k->work.arg0, k->work.arg1, cpu->id);
 
-    *frame = process_user_frame(cpu->id, k->work.entry, k->work.arg0,
-                                k->work.arg1, cpu->id);
     cpu->running_user = true; /* from here on it must be told of flushes */
     space_switch(k, &cpu->process->space);
-    enter_user(frame);
+    enter_user(&frame);
 }
 
 static void idle(struct cpu *cpu)

@@ -214,7 +214,7 @@ static void run(const struct wl_env *env, const char *name)
         nano_syscall(env);
         return;
     }
-    for (const struct workload *const *w = wl_user_workloads; *w; w++) {
+    for (const struct workload *const *w = wl_user_workloads; (*w)->name; w++) {
         if (!same((*w)->name, name))
             continue;
         (*w)->run(env);

@@ -1,0 +1,18 @@
+/* Small guest images for tests: an ELF64 around a few bytes of code. */
+#ifndef TESTS_IMAGES_H
+#define TESTS_IMAGES_H
+
+#include <elf.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct test_image {
+    Elf64_Ehdr header;
+    Elf64_Phdr segment;
+    uint8_t code[256];
+};
+
+/* An image whose code is loaded at 1 MiB and entered there, identity mapped. */
+struct test_image test_image(const void *code, size_t bytes);
+
+#endif
