@@ -1,0 +1,9 @@
+/* The subcommands. Each gets argv with its own name first and returns the
+ * exit status: 0, 1 for failure, 2 for usage. */
+#ifndef HARNESS_COMMANDS_H
+#define HARNESS_COMMANDS_H
+
+int cmd_doctor(int argc, char **argv);
+int cmd_kvm(int argc, char **argv);
+
+#endif
