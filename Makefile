@@ -19,8 +19,10 @@ SAN_FLAGS = $(if $(SAN),-fsanitize=address$(comma)undefined \
             -fno-sanitize-recover=undefined)
 comma = ,
 HOST_CFLAGS = $(BASE_CFLAGS) -O2 -D_GNU_SOURCE $(SAN_FLAGS) $(PKG_CFLAGS) \
-              -DMEMVIRT_ROOT='"$(MEMVIRT_ROOT)"' -DMEMVIRT_BUILD='"$(abspath $B)"'
+              -DMEMVIRT_ROOT='"$(MEMVIRT_ROOT)"' -DMEMVIRT_BUILD='"$(MEMVIRT_BUILD)"'
+# Where the scripts are, and the command with its guest image.
 MEMVIRT_ROOT ?= $(CURDIR)
+MEMVIRT_BUILD ?= $(abspath $B)
 
 # The workloads: one set of objects, linked into the guest's user program and
 # into the command, so that both run the same machine code.
@@ -36,7 +38,7 @@ SHIM_SRC   := $(wildcard workloads/linux/*.c)
 HOSTED_SRC := $(wildcard base/*.c ept/*.c vmm/*.c harness/*.c \
                 harness/counters/*.c) $(SHIM_SRC)
 TEST_SRC   := $(wildcard tests/*.c)
-FUZZ_SRC   := $(wildcard tests/fuzz/*.c)
+FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 BENCH_SRC  := $(wildcard tests/bench/*.c)
 
 obj = $(patsubst %,$B/obj/%.o,$(basename $1))
@@ -45,12 +47,13 @@ WL_OBJ     := $(call obj,$(WL_SRC))
 HOSTED_OBJ := $(call obj,$(HOSTED_SRC))
 LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ))
 TEST_OBJ   := $(call obj,$(TEST_SRC))
+FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 
-.PHONY: all run check lint format help clean setup bench fuzz install guest
+.PHONY: all run check check-only lint help clean setup bench fuzz install
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-all: $B/memvirt guest ## Build the command and the guest image
+all: $B/memvirt $B/guest.elf ## Build the command and the guest image
 
 $B/memvirt: $(HOSTED_OBJ) $(WL_OBJ)
 	$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
@@ -59,15 +62,108 @@ $(WL_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(WL_CFLAGS) -c -o $@ $<
 
-$(HOSTED_OBJ) $(TEST_OBJ): $B/obj/%.o: %.c
+$(HOSTED_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(HOST_CFLAGS) -fpie -pthread -c -o $@ $<
 
-# Tests: one program, every suite registers itself (tests/test.h).
 $B/memvirt-tests: $(TEST_OBJ) $(LIB_OBJ) $(WL_OBJ)
 	$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS) -lcunit
 
--include mk/*.mk
+# ---- The guest image: a user program inside a kernel, one ELF64 -----------
+
+GUEST_KERNEL_OBJ := $(call obj,$(addprefix workloads/guest/,boot.S entry.S \
+                      main.c phys.c space.c trap.c process.c smp.c nano.c))
+GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S user.c))
+
+$B/obj/workloads/guest/%.o: workloads/guest/%.c
+	@mkdir -p $(@D)
+	$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+
+$B/obj/workloads/guest/%.o: workloads/guest/%.S
+	@mkdir -p $(@D)
+	$(CC) -I. -MMD -MP -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
+
+$B/obj/workloads/guest/user.o: workloads/guest/user.c
+	@mkdir -p $(@D)
+	$(CC) $(WL_CFLAGS) -c -o $@ $<
+
+$B/obj/workloads/guest/%.ld: workloads/guest/%.ld workloads/guest/layout.h
+	@mkdir -p $(@D)
+	$(CC) -E -P -x assembler-with-cpp -I. -o $@ $<
+
+$B/user.elf: $B/obj/workloads/guest/user.ld $(GUEST_USER_OBJ) $(WL_OBJ)
+	ld -nostdlib -static -z max-page-size=4096 --no-warn-rwx-segments \
+	    -T $< -o $@ $(GUEST_USER_OBJ) $(WL_OBJ)
+
+$B/user.bin: $B/user.elf
+	objcopy -O binary $< $@
+
+$B/obj/workloads/guest/entry.o: $B/user.bin
+
+$B/guest.elf: $B/obj/workloads/guest/kernel.ld $(GUEST_KERNEL_OBJ)
+	ld -nostdlib -static -z max-page-size=4096 -T $< -o $@ $(GUEST_KERNEL_OBJ)
+
+# ---- Tests, fuzzers, benchmarks, lint -------------------------------------
+
+# One program; every suite registers itself (tests/test.h).
+$(TEST_OBJ) $(FUZZ_OBJ): $B/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(HOST_CFLAGS) -fpie -pthread -c -o $@ $<
+
+$B/memvirt-tests: $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ)
+	$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS) -lcunit
+
+# libFuzzer needs clang; each target is built from source with its sanitizers.
+FUZZ_LIB_SRC := $(filter-out harness/main.c,$(HOSTED_SRC)) $(WL_SRC)
+$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC)
+	@mkdir -p $(@D)
+	clang -std=gnu17 -g -O1 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -pthread \
+	    -DMEMVIRT_ROOT='"$(MEMVIRT_ROOT)"' -DMEMVIRT_BUILD='"$(MEMVIRT_BUILD)"' \
+	    -DFUZZ_TARGET=fuzz_$* -fsanitize=fuzzer,address,undefined \
+	    -o $@ $(filter %.c,$^) $(PKG_LIBS)
+
+FUZZ_SECONDS ?= 60
+fuzz: $(patsubst tests/fuzz/fuzz_%.c,$B/fuzz/%,$(FUZZ_SRC)) ## Fuzz each target for FUZZ_SECONDS (60)
+	@for target in $^; do name=$${target##*/}; \
+	    mkdir -p $B/fuzz/corpus-$$name; echo "== $$name"; \
+	    $$target -max_total_time=$(FUZZ_SECONDS) -verbosity=0 \
+	        -artifact_prefix=$B/fuzz/ $B/fuzz/corpus-$$name \
+	        tests/corpus/$$name || exit 1; done
+
+$B/bench/%: tests/bench/%.c $(LIB_OBJ) $(WL_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(HOST_CFLAGS) -pie -pthread -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
+
+bench: $(patsubst tests/bench/%.c,$B/bench/%,$(BENCH_SRC)) $B/guest.elf ## Run the benchmarks
+	@for bench in $(filter $B/bench/%,$^); do echo "== $${bench##*/}"; $$bench || exit 1; done
+
+LINT_SRC = $(shell git ls-files '*.c' '*.h')
+lint: ## clang-format, clang-tidy, cppcheck, shellcheck
+	clang-format --dry-run -Werror $(LINT_SRC)
+	cppcheck --quiet --error-exitcode=1 --std=c17 --inline-suppr \
+	    --suppress=syntaxError:workloads/api.h \
+	    --enable=warning,portability -I. -D__x86_64__ $(filter-out %.h,$(LINT_SRC))
+	clang-tidy --quiet --warnings-as-errors='*' $(LINT_HOSTED) -- -std=gnu17 \
+	    -D_GNU_SOURCE -I. $(PKG_CFLAGS) -DMEMVIRT_ROOT='""' -DMEMVIRT_BUILD='""'
+	shellcheck -x $(shell git ls-files '*.sh' scripts/setup scripts/lab/lab)
+LINT_HOSTED = $(HOSTED_SRC) $(WL_SRC) $(TEST_SRC)
+
+check-only: all $B/memvirt-tests
+	@MEMVIRT_SAN=$(abspath build/san) $B/memvirt-tests
+	@$(MAKE) --no-print-directory SAN=1 build/san/memvirt-tests build/san/memvirt build/san/guest.elf
+	@MEMVIRT=$(abspath build/san)/memvirt build/san/memvirt-tests $(SAN_SUITES)
+
+PREFIX ?= /usr/local
+install: ## Install under PREFIX (/usr/local)
+	$(MAKE) B=build/install MEMVIRT_ROOT=$(PREFIX)/share/memvirt \
+	    MEMVIRT_BUILD=$(PREFIX)/lib/memvirt all
+	install -D build/install/memvirt $(DESTDIR)$(PREFIX)/lib/memvirt/memvirt
+	install -D -m 644 build/install/guest.elf $(DESTDIR)$(PREFIX)/lib/memvirt/guest.elf
+	mkdir -p $(DESTDIR)$(PREFIX)/share/memvirt $(DESTDIR)$(PREFIX)/bin
+	cp -r scripts $(DESTDIR)$(PREFIX)/share/memvirt/
+	ln -sf ../lib/memvirt/memvirt $(DESTDIR)$(PREFIX)/bin/memvirt
+
+# ---- What people type -----------------------------------------------------
 
 setup: ## Install what is missing (Debian packages)
 	@scripts/setup

@@ -20,7 +20,7 @@
 
 #define VALUE_BYTES   256
 #define OPTIONS_BYTES 4096
-#define SESSION_FILE  "kvm-session"
+#define SESSION_FILE  "kvm-found"
 #define KEPT_FILE     "kvm-kept"
 #define LOCK_FILE     "kvm-lock"
 
@@ -457,7 +457,7 @@ static int examine(const struct kvm_host *host, struct found *found,
                : 0;
 }
 
-/* A session on file without an owner: its guard was killed as well. */
+/* A state on file without an owner: its guard was killed as well. */
 static int clean_up_after_crash(const struct kvm_host *host,
                                 struct found *found, struct why *why)
 {

@@ -4,6 +4,10 @@
 #define HARNESS_COMMANDS_H
 
 int cmd_doctor(int argc, char **argv);
+int cmd_figures(int argc, char **argv);
 int cmd_kvm(int argc, char **argv);
+int cmd_lab(int argc, char **argv);
+int cmd_list(int argc, char **argv);
+int cmd_run(int argc, char **argv);
 
 #endif

@@ -106,7 +106,7 @@ static int run_all_here(struct execution *execution, struct progress *progress,
     int err = 0;
 
     if (execution->switch_kvm)
-        err = kvm_switch_open(&kvm, why);
+        err = kvm_switch_open(&kvm_host_linux, &kvm, why);
     for (size_t i = 0; !err && i < execution->plan->count; i++) {
         const struct run_spec *spec = &execution->plan->specs[i];
 
@@ -115,8 +115,13 @@ static int run_all_here(struct execution *execution, struct progress *progress,
         else if (runs_here(spec))
             err = run_here(execution, progress, kvm, spec, why);
     }
-    if (kvm)
-        kvm_switch_close(kvm);
+    if (kvm) {
+        struct why close_why;
+        int close_err = kvm_switch_close(kvm, &close_why);
+
+        if (!err && close_err)
+            err = why_set(why, -close_err, "%s", close_why.text);
+    }
     return err;
 }
 
@@ -227,7 +232,7 @@ static int run_in_folder(struct execution *execution, struct progress *progress,
 {
     const char *machine = lab == PLATFORM_LAB_VMX ? "vmx" : "svm";
     char path[4200], last[200] = "it said nothing";
-    int output, status = 0, err;
+    int output = -1, status = 0, err;
     FILE *stream;
     pid_t pid;
 

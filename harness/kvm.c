@@ -13,7 +13,6 @@
 #include "workloads/catalog.h"
 
 #include <errno.h>
-#include <numa.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -79,20 +78,24 @@ static void on_mark(struct vm *vm, enum wl_phase phase, bool begin, void *arg)
     add_user_exits(job, now, rows);
 }
 
-static void on_pin(unsigned vcpu, void *arg)
+static int on_pin(unsigned vcpu, void *arg, struct why *why)
 {
     const struct vm_job *job = arg;
-    struct why why;
 
-    /* The spec was tried on this process before; a CPU that went away since
-     * only leaves the thread where it is. */
-    topology_pin_thread(job->spec->cpu, vcpu, &why);
+    return topology_pin(job->spec->cpu, vcpu, why);
+}
+
+static int on_place(void *ram, size_t bytes, void *arg, struct why *why)
+{
+    const struct vm_job *job = arg;
+
+    return topology_bind(ram, bytes, job->spec->numa, why);
 }
 
 /* ---- The run ----------------------------------------------------------- */
 
-static int configure(const struct run_spec *spec, struct vm_job *job,
-                     struct vm_config *config, struct why *why)
+static struct vm_config configure(const struct run_spec *spec,
+                                  struct vm_job *job)
 {
     static const enum vm_backing backings[HOST_PAGES] = {
         [HOST_4K] = VM_BACKING_4K,
@@ -101,16 +104,16 @@ static int configure(const struct run_spec *spec, struct vm_job *job,
         [HOST_1G] = VM_BACKING_1G,
     };
 
-    *config = (struct vm_config){
+    return (struct vm_config){
         .ram_bytes = run_ram_bytes(spec),
         .backing = backings[spec->host_page],
         .vcpus = spec->vcpus,
         .time_limit_s = spec->time_limit_s,
-        .pin = spec->cpu[0] ? on_pin : NULL,
+        .pin = on_pin,
+        .place = on_place,
         .hooks = {.ready = on_ready, .mark = on_mark},
         .arg = job,
     };
-    return spec->numa[0] ? topology_nodes(spec->numa, &config->nodes, why) : 0;
 }
 
 static int load(const struct run_spec *spec, struct vm *vm, struct why *why)
@@ -154,14 +157,12 @@ static int take_results(struct vm *vm, struct vm_job *job, int run_err,
 static int run_vm(const struct run_spec *spec, struct vm_job *job,
                   struct why *why)
 {
-    struct vm_config config = {0};
+    struct vm_config config = configure(spec, job);
     struct why run_why = {""};
     struct vm *vm = NULL;
     uint64_t page;
-    int err = configure(spec, job, &config, why);
+    int err = vm_create(&vm, &config, why);
 
-    if (!err)
-        err = vm_create(&vm, &config, why);
     if (!err)
         err = load(spec, vm, why);
     if (!err) {
@@ -173,8 +174,6 @@ static int run_vm(const struct run_spec *spec, struct vm_job *job,
         err = take_results(vm, job, run_err, &run_why, why);
     }
     vm_destroy(vm);
-    if (config.nodes)
-        numa_bitmask_free(config.nodes);
     return err;
 }
 
@@ -193,14 +192,14 @@ static int run_under_kvm(const struct run_spec *spec,
                          struct run_record *record, struct why *why)
 {
     struct vm_job job = {.spec = spec, .record = record};
+    struct kvm_state state;
     int err;
 
-    snprintf(record->kvm, sizeof record->kvm, "%s", kvm_flavour());
-    err = topology_pin_thread(spec->cpu, 0, why);
-    if (!err && counters_open(&job.counters))
-        err = why_set(why, ENOMEM, "out of memory");
-    if (err)
-        return err;
+    kvm_state_read(&kvm_host_linux, &state);
+    snprintf(record->kvm, sizeof record->kvm, "%s",
+             kvm_flavour_name(state.flavour));
+    if (counters_open(&job.counters))
+        return why_set(why, ENOMEM, "out of memory");
     err = run_vm(spec, &job, why);
     counters_close(job.counters);
     if (!err)
@@ -208,16 +207,35 @@ static int run_under_kvm(const struct run_spec *spec,
     return err;
 }
 
+static int paging_here(enum kvm_paging paging, struct why *why)
+{
+    struct kvm_state state;
+
+    kvm_state_read(&kvm_host_linux, &state);
+    if (!state.answers)
+        return why_set(why, ENOTSUP,
+                       "no usable /dev/kvm: 'memvirt doctor' says why");
+    if (state.paging == paging)
+        return 0;
+    if (state.flavour == KVM_FLAVOUR_PVM)
+        return why_set(why, ENOTSUP,
+                       "this CPU has no EPT or NPT that KVM could use");
+    return why_set(why, ENOTSUP,
+                   "KVM is set to %s paging: 'memvirt kvm %s' as root turns "
+                   "it, or --switch-kvm for one run",
+                   kvm_paging_name(state.paging), kvm_paging_name(paging));
+}
+
 static int shadow_here(const struct workload *workload, struct why *why)
 {
     (void)workload;
-    return kvm_paging_here(KVM_PAGING_SHADOW, why);
+    return paging_here(KVM_PAGING_SHADOW, why);
 }
 
 static int nested_here(const struct workload *workload, struct why *why)
 {
     (void)workload;
-    return kvm_paging_here(KVM_PAGING_NESTED, why);
+    return paging_here(KVM_PAGING_NESTED, why);
 }
 
 static int shadow_run(const struct run_spec *spec,

@@ -9,6 +9,7 @@
 #include "workloads/linux/process.h"
 
 #include <errno.h>
+#include <numa.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -77,6 +78,21 @@ static int run_process(const struct run_spec *spec,
     return err;
 }
 
+static int take_memory_from(const char *nodes, struct why *why)
+{
+    struct bitmask *mask;
+
+    if (!*nodes)
+        return 0;
+    mask = numa_available() < 0 ? NULL : numa_parse_nodestring(nodes);
+    if (!mask)
+        return why_set(why, EINVAL, "--numa: there are no nodes '%s' here",
+                       nodes);
+    numa_set_membind(mask);
+    numa_bitmask_free(mask);
+    return 0;
+}
+
 static int native_run(const struct run_spec *spec,
                       const struct workload *workload,
                       struct run_record *record, struct why *why)
@@ -96,7 +112,9 @@ static int native_run(const struct run_spec *spec,
     if (spec->pcid)
         return why_set(why, ENOTSUP,
                        "a process cannot choose its kernel's use of PCIDs");
-    err = topology_place(spec->cpu, spec->numa, 0, why);
+    err = topology_pin(spec->cpu, 0, why);
+    if (!err)
+        err = take_memory_from(spec->numa, why);
     return err ? err : run_process(spec, workload, record, why);
 }
 

@@ -89,8 +89,13 @@ static int fill_ram(struct vm_memory *memory, const struct vm_config *config,
 
     if (advice)
         madvise(memory->ram, memory->ram_bytes, advice);
-    if (config->nodes)
-        numa_tonodemask_memory(memory->ram, memory->ram_bytes, config->nodes);
+    if (config->place) {
+        int err =
+            config->place(memory->ram, memory->ram_bytes, config->arg, why);
+
+        if (err)
+            return err;
+    }
     if (madvise(memory->ram, memory->ram_bytes, MADV_POPULATE_WRITE))
         return no_pages(config, errno == EFAULT ? ENOMEM : errno, why);
     return 0;

@@ -233,9 +233,10 @@ static void on_kick(int signal)
 static void prepare_thread(struct vcpu *vcpu)
 {
     struct vm *vm = vcpu->vm;
+    struct why why;
 
-    if (vm->config.pin)
-        vm->config.pin(vcpu->id, vm->config.arg);
+    if (vm->config.pin && vm->config.pin(vcpu->id, vm->config.arg, &why))
+        vm_end_once(vm, VM_END_ERROR, "%s", why.text);
     pthread_mutex_lock(&vm->lock);
     vcpu->tid = vm->vcpu_tids[vcpu->id] = gettid();
     vm->threads[vcpu->id] = pthread_self();

@@ -15,7 +15,6 @@
 #include "workloads/abi.h"
 #include "workloads/api.h"
 
-#include <numa.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -42,12 +41,13 @@ struct vm_config {
     const char *kvm_path; /* NULL: /dev/kvm */
     uint64_t ram_bytes;   /* a multiple of 2 MiB (1 GiB with 1 GiB backing) */
     enum vm_backing backing;
-    struct bitmask *nodes; /* NUMA nodes to take RAM from, or NULL */
     unsigned vcpus;
-    unsigned time_limit_s;                 /* 0: none */
-    void (*pin)(unsigned vcpu, void *arg); /* on each vCPU's thread; or NULL */
+    unsigned time_limit_s; /* 0: none */
+    /* Each may be NULL; an error ends the creation or the run. */
+    int (*pin)(unsigned vcpu, void *arg, struct why *why); /* on its thread */
+    int (*place)(void *ram, size_t bytes, void *arg, struct why *why);
     struct vm_hooks hooks;
-    void *arg; /* of pin and hooks */
+    void *arg; /* of all of these */
 };
 
 /* How a run ended. */
