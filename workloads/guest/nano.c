@@ -99,13 +99,16 @@ static void nano_ptemod(struct cpu *cpu, uint64_t operations)
         *entry = pa[operations & 1];
 }
 
+/* The new entries are not accessed yet, as those of a page that was never
+ * touched: a shadow MMU that prefetches only accessed pages has to take the
+ * fault. */
 static void nano_remap(struct cpu *cpu, uint64_t operations)
 {
     uint64_t pa[2] = {0, 0};
     volatile uint64_t *entry = nano_page(cpu->kernel, pa);
 
     for (; operations; operations--) {
-        *entry = pa[operations & 1];
+        *entry = pa[operations & 1] & ~(PTE_A | PTE_D);
         invlpg(NANO_BASE);
         (void)*(volatile uint64_t *)NANO_BASE;
     }
