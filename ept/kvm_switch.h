@@ -59,7 +59,7 @@ struct kvm_switch;
 /*
  * Takes the switch: -EPERM, -EBUSY (a VM or another memvirt has it), -ENOTSUP
  * (nothing to switch), with the sentence. Writes what it found to
- * run_folder/kvm-session and starts a process that puts it back should the
+ * run_folder/kvm-found and starts a process that puts it back should the
  * caller end without kvm_switch_close. The caller has no threads yet.
  */
 int kvm_switch_open(const struct kvm_host *host, struct kvm_switch **sw,
