@@ -241,7 +241,8 @@ static int make_plan(const struct run_arguments *arguments, struct plan *plan,
                      struct why *why)
 {
     const struct plan_request *request = &arguments->request;
-    int err = topology_check(request->cpu, request->numa, why);
+    int err = topology_check(request->cpu ? request->cpu : "",
+                             request->numa ? request->numa : "", why);
 
     if (err)
         return err;
@@ -267,10 +268,14 @@ static const char *folder_name(const struct run_arguments *arguments,
 
 static int write_environment(const char *folder, struct why *why)
 {
-    char path[4200];
+    char *path;
+    int err;
 
-    snprintf(path, sizeof path, "%s/environment.json", folder);
-    return environment_write(path, why);
+    if (asprintf(&path, "%s/environment.json", folder) < 0)
+        return why_set(why, ENOMEM, "out of memory");
+    err = environment_write(path, why);
+    free(path);
+    return err;
 }
 
 /* In the lab nobody reads a table or looks at figures. */

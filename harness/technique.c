@@ -74,7 +74,7 @@ static uint64_t round_up(uint64_t value, uint64_t step)
 uint64_t run_ram_bytes(const struct run_spec *spec)
 {
     uint64_t page = spec->guest_page_bytes, set = spec->working_set_bytes;
-    uint64_t bytes = round_up(set, page) + set / 4 + (96ull << 20);
+    uint64_t bytes = round_up(set, page) + set / 4 + (32ull << 20);
 
     /* Large guest pages come from aligned ends of RAM; the image and the page
      * tables take a page of that size from each. */
