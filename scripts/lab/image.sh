@@ -47,7 +47,7 @@ make_base() { # FOLDER
 }
 
 base_name() {
-    cat "$kernel/release" "$here/image.sh" /bin/busybox /bin/kmod /bin/bash |
+    cat "$kernel/release" "$here"/{kernel,image}.sh /bin/busybox /bin/kmod /bin/bash |
         sha256sum | sed 's/^\(.\{16\}\).*/base-\1/'
 }
 

@@ -9,12 +9,15 @@ need_svm() {
 # noapictimer: calibrating that timer would take two of five seconds; the HPET
 # does as well on one CPU.
 run_svm() {
+    local image=$kernel/vmlinux
+
+    [[ -e $image ]] || image=$kernel/vmlinuz
     run_emulator qemu-system-x86_64 -accel tcg \
         -cpu EPYC,+svm,+npt,+pdpe1gb,-rdrand,-rdseed -m "$memory" \
         -icount shift=0,sleep=off -rtc clock=vm,base=2024-01-01 -seed 1 \
         -nodefaults -no-user-config -display none -no-reboot \
         -serial "file:$tmp/console" -serial "file:$tmp/stdout" \
         -serial "file:$tmp/back" \
-        -kernel "$kernel/vmlinuz" -initrd "$tmp/initrd" \
+        -kernel "$image" -initrd "$tmp/initrd" \
         -append "$kernel_line noapictimer"
 }
