@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # variables of lab and its other parts
 # The lab's kernel: the distribution's for cloud machines, unpacked into the
 # cache and not installed. It stays until the cache is removed, so that counts
 # do not change under a user's hands.
@@ -61,18 +62,18 @@ make_kernel() { # FOLDER
     modules=("$1"/deb/lib/modules/*)
     basename "${modules[0]}" >"$1/release"
     cp "$1"/deb/boot/vmlinuz-* "$1/vmlinuz"
-    cd "${modules[0]}"
+    cd "${modules[0]}" || exit
     for module in irqbypass kvm kvm-amd kvm-intel ccp msr; do
         find kernel -name "$module.ko*" -exec cp --parents -t "$1" {} +
     done
     mkdir -p "$1/lib/modules/${modules[0]##*/}"
     mv "$1/kernel" modules.builtin modules.builtin.modinfo modules.order \
         "$1/lib/modules/${modules[0]##*/}"
-    cd "$1"
+    cd "$1" || exit
     find lib -name '*.ko.xz' -exec xz -d {} +
     find lib -name '*.ko' -exec strip -g {} \;
     unpack_vmlinuz "$1"
-    depmod -b "$1" "${modules[0]##*/}" || fail "depmod failed on $modules"
+    depmod -b "$1" "${modules[0]##*/}" || fail "depmod failed"
     rm -rf "$1/deb" "$1/log" "$1"/*.deb
 }
 

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # variables of lab and its other parts
 # AMD's SVM with nested paging, by QEMU's TCG. One clock tick an instruction
 # and no source of chance: every run is the same to the last bit.
 
