@@ -80,5 +80,7 @@ run_vmx() {
     make_disc
     write_bochsrc
     write_debugger_commands >"$tmp/rc" || true
-    run_emulator "${alone[@]}" bochs -q -rc "$tmp/rc" -f "$tmp/bochsrc"
+    # Entering a namespace undoes the tie of run_emulator.
+    run_emulator "${alone[@]}" setpriv --pdeathsig KILL \
+        bochs -q -rc "$tmp/rc" -f "$tmp/bochsrc"
 }
