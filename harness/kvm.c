@@ -147,7 +147,7 @@ static int take_results(struct vm *vm, struct vm_job *job, int run_err,
     int err = vm_results(vm, &results, why);
 
     if (!err)
-        err = run_take_results(&results, tsc_khz(), record, why);
+        err = run_take_results(&results, tsc_khz(), "tsc_ticks", record, why);
     if (run_err) {
         *why = *run_why;
         return run_err;
