@@ -24,8 +24,8 @@ int figure_start(struct figure *figure, const char *folder, const char *kind,
                  enum platform platform, const char *script, struct why *why);
 
 /* Sets a gnuplot variable before the script runs; any text is safe. */
-void figure_set(struct figure *figure, const char *variable,
-                const char *format, ...) __attribute__((format(printf, 3, 4)));
+void figure_set(struct figure *figure, const char *variable, const char *format,
+                ...) __attribute__((format(printf, 3, 4)));
 void figure_set_number(struct figure *figure, const char *variable,
                        double value);
 

@@ -58,8 +58,8 @@ int figure_start(struct figure *figure, const char *folder, const char *kind,
 
 /* gnuplot takes everything literally between single quotes but the quote
  * itself, which doubles. */
-void figure_set(struct figure *figure, const char *variable,
-                const char *format, ...)
+void figure_set(struct figure *figure, const char *variable, const char *format,
+                ...)
 {
     char text[4200];
     va_list args;
@@ -123,7 +123,7 @@ static void read_complaint(int fd, char *line, size_t bytes)
 static int spawn_gnuplot(const char *folder, const char *statements, int err_fd,
                          pid_t *pid)
 {
-    char *argv[] = {"gnuplot", "--default-settings",    "-e",
+    char *argv[] = {"gnuplot",          "--default-settings", "-e",
                     (char *)statements, SCRIPTS "/figure.gp", NULL};
     posix_spawn_file_actions_t actions;
     int err;
@@ -244,7 +244,7 @@ bool figure_main_phase(const struct figure_rows *rows,
 static int draw_platform(const struct figure_rows *rows, struct why *why)
 {
     static int (*const figures[])(const struct figure_rows *, struct why *) = {
-        figure_overhead, figure_exits,  figure_nano,
+        figure_overhead, figure_exits,     figure_nano,
         figure_phases,   figure_miss_cost,
     };
     int drawn = 0;

@@ -32,8 +32,8 @@ static bool usable(const struct reach_point *points, size_t count)
         return false;
     for (size_t i = 0; i < count; i++)
         if (!isfinite(excess(&points[i])) || points[i].large_ns <= 0 ||
-            (i && points[i].working_set_bytes <=
-                      points[i - 1].working_set_bytes))
+            (i &&
+             points[i].working_set_bytes <= points[i - 1].working_set_bytes))
             return false;
     return fabs(excess(&points[1]) - excess(&points[0])) < step(&points[0]);
 }
@@ -55,9 +55,8 @@ unsigned reach_find(const struct reach_point *points, size_t count,
                      (!found || now >= REACH_FACTOR * before);
 
         if (rises && calm && lasts(points, count, i, before + ground))
-            reaches[found++] =
-                (struct reach){points[i - 1].working_set_bytes,
-                               points[i].working_set_bytes};
+            reaches[found++] = (struct reach){points[i - 1].working_set_bytes,
+                                              points[i].working_set_bytes};
         calm = !rises;
     }
     return found;
