@@ -239,6 +239,19 @@ bool figure_main_phase(const struct figure_rows *rows,
     return true;
 }
 
+bool figure_largest(const struct figure_rows *rows, const struct group *group)
+{
+    for (size_t i = 0; i < rows->groups->count; i++) {
+        const struct group *other = &rows->groups->groups[i];
+
+        if (!strcmp(other->platform, group->platform) &&
+            !strcmp(other->workload, group->workload) && other->cost.count &&
+            other->working_set_bytes > group->working_set_bytes)
+            return false;
+    }
+    return true;
+}
+
 /* ---- All of a folder --------------------------------------------------- */
 
 static int draw_platform(const struct figure_rows *rows, struct why *why)

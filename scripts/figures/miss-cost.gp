@@ -1,13 +1,15 @@
 # Cost of an access against the working set, and TLB reaches. Data sets of the
 # curves: working set, median, low, high. The last one, when `marks`: the
 # working sets that enclose a reach, and a label.
-set title title_text
-set xlabel "working set (bytes)\nvertical lines: TLB reach in 4K pages, found \
-where 4K begins to cost more than 2M; its bar spans the working sets between"
+set title title_text."\n".place_text
+set xlabel "working set (bytes)\n\
+TLB reach: between the working sets a grey bar spans, 4K pages begin to cost\n\
+more than 2M pages; data caches cost both the same"
 set ylabel 'time / access (ns)'
 set key outside top right
 set grid lc '#dddddd'
 set logscale x 2
+set xrange [smallest / 1.3 : largest * 1.3]
 set xtics ('4K' 4096, '16K' 16384, '64K' 65536, '128K' 2 ** 17, \
     '256K' 2 ** 18, '512K' 2 ** 19, '1M' 2 ** 20, '2M' 2 ** 21, \
     '4M' 2 ** 22, '8M' 2 ** 23, '16M' 2 ** 24, '32M' 2 ** 25, '64M' 2 ** 26, \
@@ -23,6 +25,7 @@ if (logarithmic) {
     set yrange [0 : high * 1.3]
     height_of(i) = high * (1.25 - 0.06 * i)
 }
+right(x) = x > sqrt(smallest * largest)
 between(a, b) = sqrt(a * b)
 
 # A reach lies between two working sets: the vertical line stands between them
@@ -38,5 +41,8 @@ plot for [i = 0 : series - 1] data index i using 1:2:3:4 \
          using (between($1, $2)):(height_of(i)):1:2 \
          with xerrorbars lc rgb '#777777' pt 0 notitle, \
      for [i = 0 : marks - 1] data index series every ::i::i \
-         using 2:(height_of(i)):3 \
-         with labels left offset 0.5, 0 notitle
+         using (right($2) ? NaN : $2):(height_of(i)):3 \
+         with labels left offset 1, 0 notitle, \
+     for [i = 0 : marks - 1] data index series every ::i::i \
+         using (right($2) ? $1 : NaN):(height_of(i)):3 \
+         with labels right offset -1, 0 notitle
