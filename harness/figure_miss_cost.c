@@ -183,6 +183,19 @@ static void write_curve(const struct curve *curve, struct figure *figure)
     }
 }
 
+static void set_mark(struct figure *figure, size_t number,
+                     const struct reach *reach, const char *label)
+{
+    char variable[32];
+
+    snprintf(variable, sizeof variable, "fits_%zu", number);
+    figure_set_number(figure, variable, (double)reach->fits_bytes);
+    snprintf(variable, sizeof variable, "exceeds_%zu", number);
+    figure_set_number(figure, variable, (double)reach->exceeds_bytes);
+    snprintf(variable, sizeof variable, "mark_%zu", number);
+    figure_set(figure, variable, "%s", label);
+}
+
 static void write_marks(const struct mark *marks, size_t count,
                         struct figure *figure)
 {
@@ -200,6 +213,7 @@ static void write_marks(const struct mark *marks, size_t count,
                 (unsigned long long)reach->exceeds_bytes);
         figure_label(figure, label);
         fputc('\n', figure->data);
+        set_mark(figure, i, reach, label);
     }
 }
 

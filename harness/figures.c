@@ -169,6 +169,18 @@ static int gnuplot(const struct figure *figure, const char *folder,
                   : 0;
 }
 
+/* Half a drawing would pass for one. */
+static void remove_drawings(const struct figure *figure, const char *folder)
+{
+    static const char *const suffixes[] = {".svg", ".png"};
+    char path[4200];
+
+    for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++)
+        if (!file_name(path, sizeof path, folder, figure->name, suffixes[i],
+                       NULL))
+            unlink(path);
+}
+
 int figure_finish(struct figure *figure, const char *folder, int err,
                   struct why *why)
 {
@@ -183,6 +195,8 @@ int figure_finish(struct figure *figure, const char *folder, int err,
         err = why_set(why, ENOMEM, "out of memory");
     if (!err)
         err = gnuplot(figure, folder, why);
+    if (err)
+        remove_drawings(figure, folder);
     free(figure->statements);
     return err;
 }

@@ -24,9 +24,11 @@ if (line_at_1) {
     set arrow from graph 0, first 1 to graph 1, first 1 nohead lw 2 dt 2 front
 }
 
-plot for [i = 0 : series - 1] data index i \
+# The labels' points are white and under the bars.
+plot data index series using 1:(low):xtic(2) with dots lc rgb '#ffffff' \
+    notitle, \
+    for [i = 0 : series - 1] data index i \
     using (place($1, i)):3:4:5:(bar * 0.92) \
     with boxerrorbars fill pattern patterns[i + 1] \
     lc rgb colours[1 + value(sprintf('colour_%d', i))] \
-    title columnheader(1), \
-    data index series using 1:(low):xtic(2) with dots lc rgb '#ffffff' notitle
+    title columnheader(1)

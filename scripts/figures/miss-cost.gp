@@ -25,8 +25,19 @@ if (logarithmic) {
     set yrange [0 : high * 1.3]
     height_of(i) = high * (1.25 - 0.06 * i)
 }
-right(x) = x > sqrt(smallest * largest)
+is_right(x) = x > sqrt(smallest * largest)
 between(a, b) = sqrt(a * b)
+unset label
+do for [i = 0 : marks - 1] {
+    from = value(sprintf('fits_%d', i))
+    to = value(sprintf('exceeds_%d', i))
+    mark = value(sprintf('mark_%d', i))
+    if (is_right(to)) {
+        set label i + 1 sprintf('%s', mark) at from, height_of(i) right offset -1, 0
+    } else {
+        set label i + 1 sprintf('%s', mark) at to, height_of(i) left offset 1, 0
+    }
+}
 
 # A reach lies between two working sets: the vertical line stands between them
 # and the bar at its label spans them.
@@ -39,10 +50,4 @@ plot for [i = 0 : series - 1] data index i using 1:2:3:4 \
          with impulses lc rgb '#777777' dt 3 lw 1.5 notitle, \
      for [i = 0 : marks - 1] data index series every ::i::i \
          using (between($1, $2)):(height_of(i)):1:2 \
-         with xerrorbars lc rgb '#777777' pt 0 notitle, \
-     for [i = 0 : marks - 1] data index series every ::i::i \
-         using (right($2) ? NaN : $2):(height_of(i)):3 \
-         with labels left offset 1, 0 notitle, \
-     for [i = 0 : marks - 1] data index series every ::i::i \
-         using (right($2) ? $1 : NaN):(height_of(i)):3 \
-         with labels right offset -1, 0 notitle
+         with xerrorbars lc rgb '#777777' pt 0 notitle
