@@ -189,7 +189,9 @@ static int check_empty(const char *folder, struct why *why)
     int entries = 0;
 
     if (!dir)
-        return why_set(why, errno, "cannot use %s as a result folder: %s",
+        return why_set(why, errno,
+                       "cannot use %s as a result folder: %s; name another "
+                       "with -o",
                        folder, strerror(errno));
     while ((entry = readdir(dir)))
         entries += strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
