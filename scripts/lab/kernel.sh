@@ -39,17 +39,19 @@ little_endian_word() { # FILE OFFSET
 # Writes the ELF kernel that vmlinuz holds beside it: QEMU starts that by its
 # PVH note, which saves every boot the unpacking. Offsets: setup_sects,
 # payload_offset and payload_length of the kernel's Documentation
-# (arch/x86/boot.rst). The payload's last word is its length unpacked. Where
-# the packing is another, the lab starts vmlinuz.
+# (arch/x86/boot.rst). The payload's last word is its length unpacked.
 unpack_vmlinuz() { # FOLDER
-    local sectors offset length
+    local sectors start length
 
     sectors=$(od -An -t u1 -j $((0x1f1)) -N 1 "$1/vmlinuz" | tr -d ' ')
-    offset=$(little_endian_word "$1/vmlinuz" $((0x248)))
+    start=$(little_endian_word "$1/vmlinuz" $((0x248)))
+    start=$(((sectors + 1) * 512 + start))
     length=$(little_endian_word "$1/vmlinuz" $((0x24c)))
-    tail -c +$(((sectors + 1) * 512 + offset + 1)) "$1/vmlinuz" |
-        head -c $((length - 4)) | lz4 -dqc >"$1/vmlinux" 2>/dev/null ||
+    head -c $((start + length - 4)) "$1/vmlinuz" | tail -c +$((start + 1)) |
+        lz4 -dqc >"$1/vmlinux" 2>/dev/null || {
+        echo "lab: this kernel is not packed by LZ4: it boots more slowly" >&2
         rm -f "$1/vmlinux"
+    }
 }
 
 # FOLDER gets: vmlinuz, vmlinux, release (its version), lib/modules/VERSION.
