@@ -341,6 +341,21 @@ static void bad_values(void)
     refuses_value("pcid", json_string("true"));
 }
 
+/* Which of the two would hold? */
+static void field_twice(void)
+{
+    struct subject spec = spec_subject();
+    struct why why = {""};
+    char *text;
+
+    if (asprintf(&text, "{\"seed\":\"1\",%s", spec.text + 1) < 0)
+        abort();
+    CU_ASSERT_EQUAL(read_spec(text, &why), -EINVAL);
+    CU_ASSERT_PTR_NOT_NULL(strstr(why.text, "seed"));
+    free(text);
+    free(spec.text);
+}
+
 /* More phases or rows than any run has. */
 static void absurd_counts(void)
 {
@@ -379,7 +394,6 @@ static void not_json(void)
     refuses_text("{}");
     refuses_text("null");
     refuses_text("\"text\"");
-    refuses_text("{\"seed\":\"1\",\"seed\":\"2\"}");
     refuses_text("\xff\xfe");
 }
 
@@ -439,6 +453,6 @@ TEST_SUITE(run, {"specs survive JSON", specs},
            {"odd text and values lose no row", odd_contents},
            {"rows grow", rows_grow},
            {"every field absent or of another type", damaged_fields},
-           {"values out of bounds", bad_values},
+           {"values out of bounds", bad_values}, {"a field twice", field_twice},
            {"absurd counts", absurd_counts}, {"what is no JSON", not_json},
            {"cut off anywhere", truncated}, {"names", names});
