@@ -208,6 +208,7 @@ char *run_spec_to_json(const struct run_spec *s)
 {
     return dump(json_pack(
         "{s:s, s:s, s:s, s:o, s:o, s:s, s:o, s:o, s:o, s:i, s:i, s:i, s:b, "
+        "s:b, "
         "s:s, s:s, s:s}",
         "technique", technique_name(s->technique), "platform",
         platform_name(s->platform), "workload", s->workload,
@@ -216,7 +217,8 @@ char *run_spec_to_json(const struct run_spec *s)
         host_page_name(s->host_page), "operations", from_u64(s->operations),
         "seed", from_u64(s->seed), "ram_bytes", from_u64(s->ram_bytes), "vcpus",
         s->vcpus, "rep", s->rep, "time_limit_s", s->time_limit_s, "pcid",
-        s->pcid, "cpu", s->cpu, "numa", s->numa, "image", s->image));
+        s->pcid, "uncounted", s->uncounted, "cpu", s->cpu, "numa", s->numa,
+        "image", s->image));
 }
 
 static json_t *exit_to_json(const struct exit_row *row)
@@ -362,6 +364,15 @@ static unsigned get_unsigned(struct reader *r, const char *key, int min,
     return (unsigned)json_integer_value(value);
 }
 
+static bool get_bool(struct reader *r, const char *key)
+{
+    json_t *value = json_object_get(r->object, key);
+
+    if (!json_is_boolean(value))
+        wrong(r, key, "true or false");
+    return json_is_true(value);
+}
+
 static unsigned get_name(struct reader *r, const char *key,
                          const char *const *names, unsigned count)
 {
@@ -389,7 +400,6 @@ static json_t *parse_object(const char *text, struct why *why)
 int run_spec_from_json(const char *text, struct run_spec *s, struct why *why)
 {
     struct reader r = {parse_object(text, why), why, 0};
-    json_t *pcid;
 
     if (!r.object)
         return -EINVAL;
@@ -405,11 +415,9 @@ int run_spec_from_json(const char *text, struct run_spec *s, struct why *why)
         .vcpus = get_unsigned(&r, "vcpus", 1, VCPUS_MAX),
         .rep = get_unsigned(&r, "rep", 0, REPS_MAX),
         .time_limit_s = get_unsigned(&r, "time_limit_s", 0, LIMIT_MAX),
+        .pcid = get_bool(&r, "pcid"),
+        .uncounted = get_bool(&r, "uncounted"),
     };
-    pcid = json_object_get(r.object, "pcid");
-    if (!json_is_boolean(pcid))
-        wrong(&r, "pcid", "true or false");
-    s->pcid = json_is_true(pcid);
     get_text(&r, "workload", s->workload, sizeof s->workload);
     get_text(&r, "cpu", s->cpu, sizeof s->cpu);
     get_text(&r, "numa", s->numa, sizeof s->numa);

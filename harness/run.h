@@ -46,6 +46,7 @@ struct run_spec {
     unsigned rep;
     unsigned time_limit_s;
     bool pcid;
+    bool uncounted;   /* only time, only what costs nothing */
     char cpu[64];     /* --cpu, "" for any */
     char numa[64];    /* --numa, "" for any */
     char image[4096]; /* guest image to load, "" for ours */
