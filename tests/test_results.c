@@ -607,8 +607,8 @@ static void damage(const char *folder, const char *name, const char *from,
 
     snprintf(path, sizeof path, "%s/%s", folder, name);
     file = fopen(path, "we");
-    CU_ASSERT_PTR_NOT_NULL_FATAL(at);
-    CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+    if (!at || !file)
+        abort();
     *at = 0;
     fputs(text, file);
     if (to)
@@ -676,7 +676,9 @@ static char *section(const char *document, const char *file)
 
     snprintf(heading, sizeof heading, "\n## `%s`\n", file);
     from = strstr(document, heading);
-    CU_ASSERT_PTR_NOT_NULL_FATAL(from);
+    CU_ASSERT_PTR_NOT_NULL(from);
+    if (!from)
+        return strdup("");
     to = strstr(from + 4, "\n## ");
     return to ? strndup(from, (size_t)(to - from)) : strdup(from);
 }
@@ -701,10 +703,14 @@ static void check_example(const char *text, const char *header)
     struct sheet *sheet;
     char *example;
 
-    CU_ASSERT_PTR_NOT_NULL_FATAL(from);
+    CU_ASSERT_PTR_NOT_NULL(from);
+    if (!from)
+        return;
     from += strlen("```csv\n");
     to = strstr(from, "```");
-    CU_ASSERT_PTR_NOT_NULL_FATAL(to);
+    CU_ASSERT_PTR_NOT_NULL(to);
+    if (!to)
+        return;
     example = strndup(from, (size_t)(to - from));
     CU_ASSERT_EQUAL(strncmp(example, header, strlen(header)), 0);
     sheet = parse(example);
@@ -722,6 +728,8 @@ static void documented(void)
         char *text = section(document, file_names[i]), columns[1024];
 
         documented_columns(text, columns, sizeof columns);
+        if (!header)
+            abort();
         CU_ASSERT_STRING_EQUAL(columns, header);
         check_example(text, header);
         free(text);
