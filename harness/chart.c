@@ -116,6 +116,13 @@ void chart_series_name(const struct group *group, char *name, size_t bytes)
         snprintf(name, bytes, "%s", group->technique);
 }
 
+static void write_slot(const struct chart *chart, struct figure *figure,
+                       const char *name)
+{
+    fprintf(figure->data, "%zu ", chart_slot(chart, name));
+    figure_label(figure, name);
+}
+
 static void write_series(const struct chart *chart, struct figure *figure,
                          const char *name)
 {
@@ -124,8 +131,7 @@ static void write_series(const struct chart *chart, struct figure *figure,
 
         if (strcmp(bar->series, name))
             continue;
-        fprintf(figure->data, "%zu ", chart_slot(chart, bar->slot));
-        figure_label(figure, bar->slot);
+        write_slot(chart, figure, bar->slot);
         fprintf(figure->data, " %.9g %.9g %.9g %u\n", bar->value.value,
                 bar->value.low, bar->value.high, bar->value.count);
     }
@@ -140,7 +146,8 @@ void chart_write(const struct chart *chart, struct figure *figure,
     fprintf(figure->data,
             "# A data set a series: its name, then\n"
             "# slot  \"label\"  median [%s]  low [%s]  high [%s]  samples\n"
-            "# low, high: 95 %% bootstrap interval\n",
+            "# low, high: 95 %% bootstrap interval\n"
+            "# The last data set: slot  \"label\"\n",
             unit, unit, unit);
     for (size_t i = 0; i < chart->count; i++) {
         if (!first_of_series(chart, i))
@@ -152,6 +159,12 @@ void chart_write(const struct chart *chart, struct figure *figure,
         snprintf(variable, sizeof variable, "colour_%zu", series++);
         figure_set_number(figure, variable, chart->bars[i].technique);
     }
+    fputs("\n\n", figure->data);
+    for (size_t i = 0; i < chart->count; i++)
+        if (first_of_slot(chart, i)) {
+            write_slot(chart, figure, chart->bars[i].slot);
+            fputc('\n', figure->data);
+        }
     figure_set_number(figure, "series", (double)series);
     figure_set_number(figure, "slots", (double)chart_slots(chart));
 }

@@ -48,13 +48,18 @@ struct figure_rows {
 bool figure_takes(const struct figure_rows *rows, const struct group *group,
                   enum technique technique);
 
-/* "lab-svm (kvm_amd; costs are instruction counts)": the titles' end. */
+/* "lab-svm (kvm_amd; costs are instruction counts)": the second line of titles.
+ */
 const char *figure_place(const struct figure_rows *rows, char *text,
                          size_t bytes);
 
 /* Steady state; or, of a workload that has none, its only other phase. */
 bool figure_main_phase(const struct figure_rows *rows,
                        const struct group *group);
+
+/* A workload at several working sets is shown at its largest: the sweep is
+ * the miss-cost figure's. */
+bool figure_largest(const struct figure_rows *rows, const struct group *group);
 
 /* Each draws its figure if the platform has rows for it. 1: drawn, 0: no
  * rows, or a negative errno. */

@@ -16,22 +16,6 @@ static bool is_nano(const struct group *group)
     return workload && workload->class == WL_NANO;
 }
 
-/* A workload at several working sets is shown at its largest: the sweep is
- * the miss-cost figure's. */
-static bool is_largest(const struct figure_rows *rows,
-                       const struct group *group)
-{
-    for (size_t i = 0; i < rows->groups->count; i++) {
-        const struct group *other = &rows->groups->groups[i];
-
-        if (!strcmp(other->platform, group->platform) &&
-            !strcmp(other->workload, group->workload) && other->cost.count &&
-            other->working_set_bytes > group->working_set_bytes)
-            return false;
-    }
-    return true;
-}
-
 /* Which groups a figure shows, and what it shows of each. */
 typedef const struct estimate *(*pick)(const struct figure_rows *rows,
                                        const struct group *group);
@@ -40,7 +24,7 @@ static const struct estimate *pick_overhead(const struct figure_rows *rows,
                                             const struct group *group)
 {
     bool shown = strcmp(group->technique, technique_name(TECH_NATIVE)) &&
-                 figure_main_phase(rows, group) && is_largest(rows, group);
+                 figure_main_phase(rows, group) && figure_largest(rows, group);
 
     return shown ? &group->over_native : NULL;
 }
@@ -56,7 +40,7 @@ static const struct estimate *pick_nano(const struct figure_rows *rows,
 static const struct estimate *pick_phases(const struct figure_rows *rows,
                                           const struct group *group)
 {
-    if (!is_largest(rows, group))
+    if (!figure_largest(rows, group))
         return NULL;
     for (size_t i = 0; i < rows->groups->count; i++) {
         const struct group *other = &rows->groups->groups[i];
@@ -117,7 +101,8 @@ static void describe(const struct figure_rows *rows, const struct kind *kind,
     double low = 1, high = 1;
 
     chart_range(chart, &low, &high);
-    figure_set(figure, "title_text", "%s\n%s", kind->title,
+    figure_set(figure, "title_text", "%s", kind->title);
+    figure_set(figure, "place_text", "%s",
                figure_place(rows, place, sizeof place));
     figure_set(figure, "ylabel_text", "%s", kind->ylabel);
     figure_set(figure, "note", "%s", kind->note);

@@ -27,22 +27,69 @@ static double exit_sum(const struct group *group)
     return sum;
 }
 
-/* A bar for a group: its slot's name when the figure shows it, else NULL. */
-static const char *bar_name(const struct figure_rows *rows,
-                            const struct group *group, char *name, size_t bytes)
-{
-    char series[48];
-    size_t length;
+/* The figure's bars, from left to right. */
+struct bars {
+    const struct group **groups;
+    size_t count;
+};
 
-    if (strcmp(group->platform, platform_name(rows->platform)) ||
-        !figure_main_phase(rows, group) || !(exit_sum(group) > 0))
-        return NULL;
-    chart_slot_name(group, name, bytes);
-    chart_series_name(group, series, sizeof series);
-    length = strlen(name);
-    snprintf(name + length, bytes - length, ", %s", series);
-    return name;
+static bool takes(const struct figure_rows *rows, const struct group *group)
+{
+    return !strcmp(group->platform, platform_name(rows->platform)) &&
+           figure_main_phase(rows, group) && figure_largest(rows, group) &&
+           exit_sum(group) > 0;
 }
+
+static bool same_slot(const struct group *a, const struct group *b)
+{
+    char x[64], y[64];
+
+    chart_slot_name(a, x, sizeof x);
+    chart_slot_name(b, y, sizeof y);
+    return !strcmp(x, y);
+}
+
+/* The techniques of one workload side by side: each bar goes behind the last
+ * of its slot. */
+static void insert(struct bars *bars, const struct group *group)
+{
+    size_t at = bars->count;
+
+    for (size_t i = bars->count; i-- > 0;)
+        if (same_slot(bars->groups[i], group)) {
+            at = i + 1;
+            break;
+        }
+    memmove(bars->groups + at + 1, bars->groups + at,
+            (bars->count - at) * sizeof *bars->groups);
+    bars->groups[at] = group;
+    bars->count++;
+}
+
+static int collect(const struct figure_rows *rows, struct bars *bars)
+{
+    bars->groups = calloc(rows->groups->count + 1, sizeof *bars->groups);
+    if (!bars->groups)
+        return -ENOMEM;
+    for (enum technique t = 0; t < TECHNIQUES; t++)
+        for (size_t i = 0; i < rows->groups->count; i++)
+            if (figure_takes(rows, &rows->groups->groups[i], t) &&
+                takes(rows, &rows->groups->groups[i]))
+                insert(bars, &rows->groups->groups[i]);
+    return 0;
+}
+
+static void write_label(const struct group *group, struct figure *figure)
+{
+    char slot[64], series[48], label[128];
+
+    chart_slot_name(group, slot, sizeof slot);
+    chart_series_name(group, series, sizeof series);
+    snprintf(label, sizeof label, "%s, %s", slot, series);
+    figure_label(figure, label);
+}
+
+/* ---- Reasons ----------------------------------------------------------- */
 
 /* Shares are weighed, not counts: else the workload with the most exits
  * would choose the reasons for all. */
@@ -70,16 +117,13 @@ static int by_weight(const void *a, const void *b)
     return (x->weight < y->weight) - (x->weight > y->weight);
 }
 
-static int rank(const struct figure_rows *rows, struct reasons *reasons)
+static int rank(const struct bars *bars, struct reasons *reasons)
 {
-    char name[128];
     int err = 0;
 
-    for (size_t g = 0; g < rows->groups->count; g++) {
-        const struct group *group = &rows->groups->groups[g];
+    for (size_t b = 0; b < bars->count; b++) {
+        const struct group *group = bars->groups[b];
 
-        if (!bar_name(rows, group, name, sizeof name))
-            continue;
         for (size_t i = 0; !err && i < group->exit_count; i++)
             err = weigh(reasons, group->exits[i].reason,
                         group->exits[i].per_operation.value / exit_sum(group));
@@ -105,36 +149,28 @@ static double exits_of(const struct group *group, const struct reasons *reasons,
     return sum;
 }
 
-/* One data set: the segments of one reason, slot by slot. */
-static unsigned write_reason(const struct figure_rows *rows,
-                             const struct reasons *reasons, size_t rank,
-                             struct figure *figure)
+/* One data set: the segments of one reason, bar by bar. */
+static void write_reason(const struct bars *bars, const struct reasons *reasons,
+                         size_t rank, struct figure *figure)
 {
-    unsigned slot = 0;
-    char name[128];
+    for (size_t b = 0; b < bars->count; b++) {
+        const struct group *group = bars->groups[b];
+        double below = 0;
 
-    for (size_t g = 0; g < rows->groups->count; g++) {
-        const struct group *group = &rows->groups->groups[g];
-        double below = 0, here = exits_of(group, reasons, rank);
-
-        if (!bar_name(rows, group, name, sizeof name))
-            continue;
         for (size_t r = 0; r < rank; r++)
             below += exits_of(group, reasons, r);
-        fprintf(figure->data, "%u ", slot++);
-        figure_label(figure, name);
-        fprintf(figure->data, " %.9g %.9g %.9g\n", here, below,
-                exit_sum(group));
+        fprintf(figure->data, "%zu ", b);
+        write_label(group, figure);
+        fprintf(figure->data, " %.9g %.9g %.9g\n",
+                exits_of(group, reasons, rank), below, exit_sum(group));
     }
-    return slot;
 }
 
-static void write_data(const struct figure_rows *rows,
-                       const struct reasons *reasons, struct figure *figure)
+static void write_data(const struct bars *bars, const struct reasons *reasons,
+                       struct figure *figure)
 {
     size_t series =
         reasons->count <= REASONS_SHOWN ? reasons->count : REASONS_SHOWN + 1;
-    unsigned slots = 0;
 
     fputs("# A data set a reason: its name, then\n"
           "# slot  \"label\"  exits [1/operation]  exits of the reasons before "
@@ -145,49 +181,56 @@ static void write_data(const struct figure_rows *rows,
         figure_label(figure,
                      r < REASONS_SHOWN ? reasons->reasons[r].name : "other");
         fputc('\n', figure->data);
-        slots = write_reason(rows, reasons, r, figure);
+        write_reason(bars, reasons, r, figure);
     }
     figure_set_number(figure, "series", (double)series);
-    figure_set_number(figure, "slots", slots);
+    figure_set_number(figure, "slots", (double)bars->count);
 }
 
-static void describe(const struct figure_rows *rows, struct figure *figure)
+static void describe(const struct figure_rows *rows, const struct bars *bars,
+                     struct figure *figure)
 {
     double low = INFINITY, high = 0;
-    char name[256];
+    char place[256];
 
-    for (size_t g = 0; g < rows->groups->count; g++) {
-        const struct group *group = &rows->groups->groups[g];
-
-        if (!bar_name(rows, group, name, sizeof name))
-            continue;
-        low = fmin(low, exit_sum(group));
-        high = fmax(high, exit_sum(group));
+    for (size_t b = 0; b < bars->count; b++) {
+        low = fmin(low, exit_sum(bars->groups[b]));
+        high = fmax(high, exit_sum(bars->groups[b]));
     }
-    figure_set(figure, "title_text", "VM exits by reason, %s",
-               figure_place(rows, name, sizeof name));
+    figure_set(figure, "title_text", "VM exits by reason");
+    figure_set(figure, "place_text", "%s",
+               figure_place(rows, place, sizeof place));
     figure_set_number(figure, "low", low);
     figure_set_number(figure, "high", high);
+}
+
+static int draw(const struct figure_rows *rows, const struct bars *bars,
+                const struct reasons *reasons, struct why *why)
+{
+    struct figure figure;
+    int err = figure_start(&figure, rows->folder, "exits", rows->platform,
+                           "exits.gp", why);
+
+    if (err)
+        return err;
+    write_data(bars, reasons, &figure);
+    describe(rows, bars, &figure);
+    return figure_finish(&figure, rows->folder, 0, why);
 }
 
 int figure_exits(const struct figure_rows *rows, struct why *why)
 {
     struct reasons reasons = {NULL, 0};
-    struct figure figure;
-    int err = rank(rows, &reasons);
-    bool any = reasons.count;
+    struct bars bars = {NULL, 0};
+    int err = collect(rows, &bars);
 
-    if (err) {
+    if (!err)
+        err = rank(&bars, &reasons);
+    if (err)
         why_set(why, -err, "out of memory");
-    } else if (any) {
-        err = figure_start(&figure, rows->folder, "exits", rows->platform,
-                           "exits.gp", why);
-        if (!err) {
-            write_data(rows, &reasons, &figure);
-            describe(rows, &figure);
-            err = figure_finish(&figure, rows->folder, 0, why);
-        }
-    }
+    else if (bars.count)
+        err = draw(rows, &bars, &reasons, why);
     free(reasons.reasons);
-    return err ? err : any;
+    free(bars.groups);
+    return err ? err : bars.count > 0;
 }

@@ -183,6 +183,19 @@ static void write_curve(const struct curve *curve, struct figure *figure)
     }
 }
 
+static void set_mark(struct figure *figure, size_t number,
+                     const struct reach *reach, const char *label)
+{
+    char variable[32];
+
+    snprintf(variable, sizeof variable, "fits_%zu", number);
+    figure_set_number(figure, variable, (double)reach->fits_bytes);
+    snprintf(variable, sizeof variable, "exceeds_%zu", number);
+    figure_set_number(figure, variable, (double)reach->exceeds_bytes);
+    snprintf(variable, sizeof variable, "mark_%zu", number);
+    figure_set(figure, variable, "%s", label);
+}
+
 static void write_marks(const struct mark *marks, size_t count,
                         struct figure *figure)
 {
@@ -200,20 +213,28 @@ static void write_marks(const struct mark *marks, size_t count,
                 (unsigned long long)reach->exceeds_bytes);
         figure_label(figure, label);
         fputc('\n', figure->data);
+        set_mark(figure, i, reach, label);
     }
 }
 
 static void set_range(const struct curves *curves, struct figure *figure)
 {
-    double low = curves->curves[0].points[0]->cost.value, high = low;
+    const struct group *first = curves->curves[0].points[0];
+    uint64_t smallest = first->working_set_bytes, largest = smallest;
+    double low = first->cost.value, high = low;
 
     for (size_t i = 0; i < curves->count; i++)
         for (size_t p = 0; p < curves->curves[i].count; p++) {
+            uint64_t bytes = curves->curves[i].points[p]->working_set_bytes;
             double cost = curves->curves[i].points[p]->cost.value;
 
+            smallest = bytes < smallest ? bytes : smallest;
+            largest = bytes > largest ? bytes : largest;
             low = fmin(low, cost);
             high = fmax(high, cost);
         }
+    figure_set_number(figure, "smallest", (double)smallest);
+    figure_set_number(figure, "largest", (double)largest);
     figure_set_number(figure, "low", low);
     figure_set_number(figure, "high", high);
     figure_set_number(figure, "logarithmic",
@@ -245,7 +266,8 @@ static void write_data(const struct figure_rows *rows,
     figure_set_number(figure, "series", (double)curves->count);
     figure_set_number(figure, "marks", (double)count);
     figure_set(figure, "title_text",
-               "Pointer chase: cost of an access, steady phase\n%s",
+               "Pointer chase: cost of an access, steady phase");
+    figure_set(figure, "place_text", "%s",
                figure_place(rows, place, sizeof place));
 }
 

@@ -169,6 +169,18 @@ static int gnuplot(const struct figure *figure, const char *folder,
                   : 0;
 }
 
+/* Half a drawing would pass for one. */
+static void remove_drawings(const struct figure *figure, const char *folder)
+{
+    static const char *const suffixes[] = {".svg", ".png"};
+    char path[4200];
+
+    for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++)
+        if (!file_name(path, sizeof path, folder, figure->name, suffixes[i],
+                       NULL))
+            unlink(path);
+}
+
 int figure_finish(struct figure *figure, const char *folder, int err,
                   struct why *why)
 {
@@ -183,6 +195,8 @@ int figure_finish(struct figure *figure, const char *folder, int err,
         err = why_set(why, ENOMEM, "out of memory");
     if (!err)
         err = gnuplot(figure, folder, why);
+    if (err)
+        remove_drawings(figure, folder);
     free(figure->statements);
     return err;
 }
@@ -236,6 +250,19 @@ bool figure_main_phase(const struct figure_rows *rows,
             !strcmp(rows->groups->groups[i].workload, group->workload) &&
             !strcmp(rows->groups->groups[i].phase, steady))
             return false;
+    return true;
+}
+
+bool figure_largest(const struct figure_rows *rows, const struct group *group)
+{
+    for (size_t i = 0; i < rows->groups->count; i++) {
+        const struct group *other = &rows->groups->groups[i];
+
+        if (!strcmp(other->platform, group->platform) &&
+            !strcmp(other->workload, group->workload) && other->cost.count &&
+            other->working_set_bytes > group->working_set_bytes)
+            return false;
+    }
     return true;
 }
 

@@ -14,22 +14,22 @@ half = 0.36
 apart = high > 20 * low
 colour(i) = colours[1 + (i + 2) % 8]
 if (apart) {
-    set multiplot title title_text
-    set lmargin at screen 75.0 / width
-    set rmargin at screen 1 - 230.0 / width
+    set multiplot title title_text."\n".place_text
+    set lmargin at screen 95.0 / width
+    set rmargin at screen 1 - 190.0 / width
     set bmargin at screen 0.70
     set tmargin at screen 0.90
     set logscale y
-    set yrange [10 ** floor(log10(low * 0.7)) : 10 ** ceil(log10(high * 3))]
+    set yrange [10 ** floor(log10(low * 0.7)) : 10 ** ceil(log10(high * 4))]
     set format y '10^{%T}'
-    if (low > 1e-4 && high < 1e6) set format y '%g'
+    if (low > 1e-4 && high < 1e6) { set format y '%g' }
     set ylabel 'VM exits / operation'
     set format x ''
     unset key
     plot data index 0 using 1:5:(2 * half) with boxes fill solid 0.25 \
              lc rgb '#555555' notitle, \
-         data index 0 using 1:($5 * 1.3):(sprintf('%.2g', $5)) \
-             with labels center font ',9' notitle
+         data index 0 using 1:5:(sprintf('%.2g', $5)) \
+             with labels center offset 0, 0.6 font ',8' notitle
     unset logscale y
     set key outside top right reverse Left
     set bmargin at screen 0.28
@@ -44,7 +44,7 @@ if (apart) {
         title columnheader(1)
     unset multiplot
 } else {
-    set title title_text
+    set title title_text."\n".place_text
     set yrange [0 : high * 1.12]
     set ylabel 'VM exits / operation'
     plot for [i = 0 : series - 1] data index i \

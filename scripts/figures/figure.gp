@@ -3,6 +3,7 @@
 data = name.'.dat'
 width = 900
 height = 520
+if (script eq 'exits.gp') height = 640
 if (exists("slots")) width = 420 + 40 * slots
 if (width < 760) width = 760
 if (width > 2400) width = 2400
