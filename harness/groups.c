@@ -103,7 +103,7 @@ static int count_cell(const struct reader *r, size_t row, const char *column,
     if (!*cell)
         return 0;
     err = parse_number(cell, column, 0, max, value, &why);
-    return err ? why_set(r->why, -err, "%s/runs.csv, row %zu: %s", r->folder,
+    return err ? why_set(r->why, EINVAL, "%s/runs.csv, row %zu: %s", r->folder,
                          row + 1, why.text)
                : 0;
 }
