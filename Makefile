@@ -1,9 +1,12 @@
 # memvirt: one file, no recursion. `make help` lists the targets.
 #
 #   B=DIR      build folder (default build)
+#   V=1        show the commands
 #   SAN=1      AddressSanitizer and UBSan for everything hosted (build/san)
 
 SAN ?=
+V ?=
+Q = $(if $V,,@printf '  %-4s %s\n' '$1' '$@';)
 B ?= $(if $(SAN),build/san,build)
 
 CC = gcc
@@ -56,18 +59,15 @@ FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 all: $B/memvirt $B/guest.elf ## Build the command and the guest image
 
 $B/memvirt: $(HOSTED_OBJ) $(WL_OBJ)
-	$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
+	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
 
 $(WL_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(WL_CFLAGS) -c -o $@ $<
+	$(call Q,CC)$(CC) $(WL_CFLAGS) -c -o $@ $<
 
 $(HOSTED_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(HOST_CFLAGS) -fpie -pthread -c -o $@ $<
-
-$B/memvirt-tests: $(TEST_OBJ) $(LIB_OBJ) $(WL_OBJ)
-	$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS) -lcunit
+	$(call Q,CC)$(CC) $(HOST_CFLAGS) -fpie -pthread -c -o $@ $<
 
 # ---- The guest image: a user program inside a kernel, one ELF64 -----------
 
@@ -77,47 +77,47 @@ GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S user.c)
 
 $B/obj/workloads/guest/%.o: workloads/guest/%.c
 	@mkdir -p $(@D)
-	$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
 
 $B/obj/workloads/guest/%.o: workloads/guest/%.S
 	@mkdir -p $(@D)
-	$(CC) -I. -MMD -MP -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
+	$(call Q,AS)$(CC) -I. -MMD -MP -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
 
 $B/obj/workloads/guest/user.o: workloads/guest/user.c
 	@mkdir -p $(@D)
-	$(CC) $(WL_CFLAGS) -c -o $@ $<
+	$(call Q,CC)$(CC) $(WL_CFLAGS) -c -o $@ $<
 
 $B/obj/workloads/guest/%.ld: workloads/guest/%.ld workloads/guest/layout.h
 	@mkdir -p $(@D)
-	$(CC) -E -P -x assembler-with-cpp -I. -o $@ $<
+	$(call Q,CPP)$(CC) -E -P -x assembler-with-cpp -I. -o $@ $<
 
 $B/user.elf: $B/obj/workloads/guest/user.ld $(GUEST_USER_OBJ) $(WL_OBJ)
-	ld -nostdlib -static -z max-page-size=4096 --no-warn-rwx-segments \
+	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 --no-warn-rwx-segments \
 	    -T $< -o $@ $(GUEST_USER_OBJ) $(WL_OBJ)
 
 $B/user.bin: $B/user.elf
-	objcopy -O binary $< $@
+	$(call Q,COPY)objcopy -O binary $< $@
 
 $B/obj/workloads/guest/entry.o: $B/user.bin
 
 $B/guest.elf: $B/obj/workloads/guest/kernel.ld $(GUEST_KERNEL_OBJ)
-	ld -nostdlib -static -z max-page-size=4096 -T $< -o $@ $(GUEST_KERNEL_OBJ)
+	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 -T $< -o $@ $(GUEST_KERNEL_OBJ)
 
 # ---- Tests, fuzzers, benchmarks, lint -------------------------------------
 
 # One program; every suite registers itself (tests/test.h).
 $(TEST_OBJ) $(FUZZ_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(HOST_CFLAGS) -fpie -pthread -c -o $@ $<
+	$(call Q,CC)$(CC) $(HOST_CFLAGS) -fpie -pthread -c -o $@ $<
 
 $B/memvirt-tests: $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ)
-	$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS) -lcunit
+	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS) -lcunit
 
 # libFuzzer needs clang; each target is built from source with its sanitizers.
 FUZZ_LIB_SRC := $(filter-out harness/main.c,$(HOSTED_SRC)) $(WL_SRC)
 $B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC)
 	@mkdir -p $(@D)
-	clang -std=gnu17 -g -O1 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -pthread \
+	$(call Q,FUZZ)clang -std=gnu17 -g -O1 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -pthread \
 	    -DMEMVIRT_ROOT='"$(MEMVIRT_ROOT)"' -DMEMVIRT_BUILD='"$(MEMVIRT_BUILD)"' \
 	    -DFUZZ_TARGET=fuzz_$* -fsanitize=fuzzer,address,undefined \
 	    -o $@ $(filter %.c,$^) $(PKG_LIBS)
@@ -132,7 +132,7 @@ fuzz: $(patsubst tests/fuzz/fuzz_%.c,$B/fuzz/%,$(FUZZ_SRC)) ## Fuzz each target 
 
 $B/bench/%: tests/bench/%.c $(LIB_OBJ) $(WL_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(HOST_CFLAGS) -pie -pthread -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
+	$(call Q,LD)$(CC) $(HOST_CFLAGS) -pie -pthread -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
 
 bench: $(patsubst tests/bench/%.c,$B/bench/%,$(BENCH_SRC)) $B/guest.elf ## Run the benchmarks
 	@for bench in $(filter $B/bench/%,$^); do echo "== $${bench##*/}"; $$bench || exit 1; done
@@ -146,7 +146,7 @@ lint: ## clang-format, clang-tidy, cppcheck, shellcheck
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_HOSTED) -- -std=gnu17 \
 	    -D_GNU_SOURCE -I. $(PKG_CFLAGS) -DMEMVIRT_ROOT='""' -DMEMVIRT_BUILD='""'
 	shellcheck -x $(shell git ls-files '*.sh' scripts/setup scripts/lab/lab)
-LINT_HOSTED = $(HOSTED_SRC) $(WL_SRC) $(TEST_SRC)
+LINT_HOSTED = $(HOSTED_SRC) $(WL_SRC)
 
 check-only: all $B/memvirt-tests
 	@MEMVIRT_SAN=$(abspath build/san) $B/memvirt-tests

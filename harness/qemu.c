@@ -44,8 +44,13 @@ int qemu_here(struct why *why)
                : 0;
 }
 
-static int spawn(const struct run_spec *spec, bool icount, int config_fd,
-                 int console_fd, pid_t *child, struct why *why)
+/* Memory files: what QEMU reads, what the guest prints, what QEMU says. */
+struct qemu_files {
+    int config, console, messages;
+};
+
+static int spawn(const struct run_spec *spec, bool icount,
+                 const struct qemu_files *files, pid_t *child, struct why *why)
 {
     const char *image = spec->image[0] ? spec->image : image_default_path();
     char memory[32], config[32], console[64], smp[16];
@@ -53,7 +58,7 @@ static int spawn(const struct run_spec *spec, bool icount, int config_fd,
                             "-accel",
                             "tcg",
                             "-cpu",
-                            "EPYC,-rdrand,-rdseed",
+                            "max,-rdrand,-rdseed",
                             "-nodefaults",
                             "-nographic",
                             "-no-reboot",
@@ -71,21 +76,29 @@ static int spawn(const struct run_spec *spec, bool icount, int config_fd,
                             "isa-debugcon,chardev=out",
                             "-device",
                             "isa-debug-exit,iobase=0xf4,iosize=4"};
+    posix_spawn_file_actions_t actions;
     unsigned argc = 22;
     int err;
 
     snprintf(memory, sizeof memory, "%" PRIu64, run_ram_bytes(spec) >> 20);
     snprintf(smp, sizeof smp, "%u", spec->vcpus);
-    snprintf(config, sizeof config, "/proc/self/fd/%d", config_fd);
+    snprintf(config, sizeof config, "/proc/self/fd/%d", files->config);
     snprintf(console, sizeof console, "file,id=out,path=/proc/self/fd/%d",
-             console_fd);
+             files->console);
     if (icount) {
         argv[argc++] = "-icount";
         argv[argc++] = "shift=0,sleep=off";
         argv[argc++] = "-rtc";
         argv[argc++] = "clock=vm,base=2024-01-01";
     }
-    err = posix_spawnp(child, QEMU, NULL, NULL, (char *const *)argv, environ);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null",
+                                     O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, files->messages, STDOUT_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, files->messages, STDERR_FILENO);
+    err =
+        posix_spawnp(child, QEMU, &actions, NULL, (char *const *)argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
     return err ? why_set(why, err, "cannot start " QEMU ": %s", strerror(err))
                : 0;
 }
@@ -110,21 +123,37 @@ static int wait_for(pid_t child, unsigned limit_s, int *status)
     return -ETIME;
 }
 
-static int read_results(int console_fd, bool icount, int status,
+/* The last line QEMU said, which is why it ended. */
+static void last_message(int fd, char *text, size_t room)
+{
+    char said[4096];
+    ssize_t got = pread(fd, said, sizeof said - 1, 0);
+    char *line;
+
+    said[got < 0 ? 0 : got] = 0;
+    while (got > 0 && said[got - 1] == '\n')
+        said[--got] = 0;
+    line = strrchr(said, '\n');
+    snprintf(text, room, "%.*s", (int)room - 1, line ? line + 1 : said);
+}
+
+static int read_results(const struct qemu_files *files, bool icount,
                         struct run_record *record, struct why *why)
 {
     uint8_t bytes[sizeof(struct guest_results)];
-    ssize_t got = pread(console_fd, bytes, sizeof bytes, 0);
+    ssize_t got = pread(files->console, bytes, sizeof bytes, 0);
     struct guest_results results;
+    char said[160];
     int err =
         guest_results_read(bytes, got < 0 ? 0 : (size_t)got, &results, why);
 
-    if (err)
-        return why_set(
-            why, EIO, QEMU " ended (status %d) before the guest had results",
-            WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
-    return run_take_results(&results, icount ? ICOUNT_TSC_KHZ : tsc_khz(),
-                            record, why);
+    if (!err)
+        return run_take_results(&results, icount ? ICOUNT_TSC_KHZ : tsc_khz(),
+                                icount ? "instructions" : "tsc_ticks", record,
+                                why);
+    last_message(files->messages, said, sizeof said);
+    return why_set(why, EIO, QEMU " ended before the guest had results: %s",
+                   *said ? said : "it said nothing");
 }
 
 /* On the bare machine a TSC tick is an instruction. */
@@ -136,16 +165,16 @@ static void ticks_are_instructions(struct run_record *record)
 }
 
 static int run_with_files(const struct run_spec *spec, bool icount,
-                          int config_fd, int console_fd,
+                          const struct qemu_files *files,
                           struct run_record *record, struct why *why)
 {
     struct guest_config config = run_guest_config(spec);
     int status = 0, err;
     pid_t child;
 
-    if (write(config_fd, &config, sizeof config) != sizeof config)
+    if (write(files->config, &config, sizeof config) != sizeof config)
         return why_set(why, EIO, "cannot write the guest's configuration");
-    err = spawn(spec, icount, config_fd, console_fd, &child, why);
+    err = spawn(spec, icount, files, &child, why);
     if (err)
         return err;
     if (wait_for(child, spec->time_limit_s, &status))
@@ -153,7 +182,7 @@ static int run_with_files(const struct run_spec *spec, bool icount,
                        "the time limit of %u s passed in " QEMU
                        "; raise it with --time-limit",
                        spec->time_limit_s);
-    err = read_results(console_fd, icount, status, record, why);
+    err = read_results(files, icount, record, why);
     if (!err && icount)
         ticks_are_instructions(record);
     return err;
@@ -162,24 +191,25 @@ static int run_with_files(const struct run_spec *spec, bool icount,
 int qemu_run(const struct run_spec *spec, bool icount,
              struct run_record *record, struct why *why)
 {
-    int config_fd, console_fd, err = qemu_here(why);
+    struct qemu_files files;
+    int err = qemu_here(why);
 
     if (err)
         return err;
     if (spec->vcpus > 1)
         return why_set(why, ENOTSUP,
                        "the guest image boots one CPU only without KVM");
-    config_fd = memfd_create("memvirt-config", 0);
-    console_fd = memfd_create("memvirt-console", 0);
-    if (config_fd < 0 || console_fd < 0)
+    files.config = memfd_create("memvirt-config", 0);
+    files.console = memfd_create("memvirt-console", 0);
+    files.messages = memfd_create("memvirt-qemu", 0);
+    if (files.config < 0 || files.console < 0 || files.messages < 0)
         err = why_set(why, errno, "cannot create a memory file: %s",
                       strerror(errno));
     else
-        err = run_with_files(spec, icount, config_fd, console_fd, record, why);
-    if (config_fd >= 0)
-        close(config_fd);
-    if (console_fd >= 0)
-        close(console_fd);
+        err = run_with_files(spec, icount, &files, record, why);
+    close(files.config);
+    close(files.console);
+    close(files.messages);
     return err;
 }
 

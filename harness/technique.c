@@ -74,7 +74,7 @@ static uint64_t round_up(uint64_t value, uint64_t step)
 uint64_t run_ram_bytes(const struct run_spec *spec)
 {
     uint64_t page = spec->guest_page_bytes, set = spec->working_set_bytes;
-    uint64_t bytes = round_up(set, page) + set / 4 + (96ull << 20);
+    uint64_t bytes = round_up(set, page) + set / 4 + (32ull << 20);
 
     /* Large guest pages come from aligned ends of RAM; the image and the page
      * tables take a page of that size from each. */
@@ -116,8 +116,24 @@ static void take_phase(const struct guest_phase *from, uint64_t khz,
             true, (uint64_t)((unsigned __int128)ticks * 1000000 / khz)};
 }
 
+/* What the guest needed from its first statement to its first operation. */
+static void add_boot(const struct guest_results *results,
+                     struct run_record *record, const char *unit)
+{
+    const struct guest_phase *first = &results->phase[0];
+    struct counter_row row = {.source = "timing", .scope = "guest"};
+
+    if (!results->phases || first->tsc_begin < results->boot_tsc)
+        return;
+    snprintf(row.name, sizeof row.name, "boot_%s", unit);
+    snprintf(row.unit, sizeof row.unit, "%s", unit);
+    row.value = (double)(first->tsc_begin - results->boot_tsc);
+    rows_add_counter(&record->phases[0].rows, &row);
+}
+
 int run_take_results(const struct guest_results *results, uint64_t khz,
-                     struct run_record *record, struct why *why)
+                     const char *tick, struct run_record *record,
+                     struct why *why)
 {
     record->phase_count = results->phases;
     for (unsigned i = 0; i < results->phases; i++)
@@ -125,6 +141,7 @@ int run_take_results(const struct guest_results *results, uint64_t khz,
     if (results->page_bytes)
         record->guest_page_bytes =
             (struct maybe_u64){true, results->page_bytes};
+    add_boot(results, record, tick);
     switch (results->state) {
     case GUEST_DONE:
         return 0;

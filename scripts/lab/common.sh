@@ -4,7 +4,7 @@
 
 root=$(realpath "$here/../..")
 build=$(realpath -m "${MEMVIRT_BUILD_DIR:-$root/build}")
-cache=${MEMVIRT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/memvirt}
+cache=${MEMVIRT_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/memvirt}
 # shellcheck disable=SC2034 # for the machines
 kernel_line='console=ttyS0 quiet panic=-1 oops=panic nokaslr mitigations=off
     random.trust_cpu=off random.trust_bootloader=off hugepages=64'
@@ -32,6 +32,7 @@ cached() { # NAME FUNCTION
     exec {lock}>"$cache/lock"
     flock "$lock"
     if [[ ! -e $cache/$1 ]]; then
+        rm -rf "$cache"/new.* # of labs that were killed
         new=$(mktemp -d "$cache/new.XXXXXX")
         ("$2" "$new") || {
             rm -rf "$new"

@@ -75,5 +75,4 @@ run_vmx() {
     write_bochsrc
     write_debugger_commands >"$tmp/rc" || true
     run_emulator bochs -q -rc "$tmp/rc" -f "$tmp/bochsrc"
-    [[ -z $trace ]] || mv "$tmp/emulator.out" "$trace"
 }

@@ -186,9 +186,9 @@ int space_protect(struct kernel *k, struct space *space, uint64_t start,
 /* A page fault in user code: 0 when the access can be tried again. */
 int space_fault(struct kernel *k, struct space *space, uint64_t va,
                 uint64_t error);
-/* The entry of a page of the kernel's own at va (made if need be); its frame
- * is the caller's business. */
-uint64_t *space_kernel_entry(struct kernel *k, uint64_t va);
+/* The entry, at `level`, of a page of the kernel's own at va; its tables are
+ * made if need be, its frame is the caller's business. */
+uint64_t *space_kernel_entry(struct kernel *k, uint64_t va, unsigned level);
 
 /* trap.c */
 void trap_init_cpu(struct kernel *k, struct cpu *cpu, uint64_t stack_top);

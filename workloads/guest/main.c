@@ -148,7 +148,6 @@ static void read_config(struct kernel *k, const struct pvh_start_info *info)
         kernel_panic("the guest kernel runs on 1 to 32 CPUs");
     if (config->results_gpa)
         k->results = phys_to_virt(config->results_gpa);
-    k->results->page_bytes = k->config.page_bytes;
 }
 
 /* CPUID.1:ECX[17]. The KVM that emulates CPL0 offers PCIDs that it cannot
@@ -187,6 +186,7 @@ void kernel_start(unsigned id, uint64_t start_info_pa)
     read_config(k, phys_to_virt(start_info_pa));
     if (k->results != &k->private_results)
         *k->results = k->private_results;
+    k->results->page_bytes = k->config.page_bytes;
     choose_pcid(k);
     for (unsigned i = 0; i < k->config.vcpus; i++) {
         k->cpus[i].kernel = k;

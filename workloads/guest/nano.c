@@ -75,7 +75,7 @@ static void nano_divzero(struct cpu *cpu, uint64_t operations)
 /* A page of the kernel's own, its entry returned and its two frames in pa. */
 static volatile uint64_t *nano_page(struct kernel *k, uint64_t pa[2])
 {
-    volatile uint64_t *entry = space_kernel_entry(k, NANO_BASE);
+    volatile uint64_t *entry = space_kernel_entry(k, NANO_BASE, 1);
 
     for (unsigned i = 0; i < 2; i++) {
         if (!pa[i])
@@ -99,13 +99,16 @@ static void nano_ptemod(struct cpu *cpu, uint64_t operations)
         *entry = pa[operations & 1];
 }
 
+/* The new entries are not accessed yet, as those of a page that was never
+ * touched: a shadow MMU that prefetches only accessed pages has to take the
+ * fault. */
 static void nano_remap(struct cpu *cpu, uint64_t operations)
 {
     uint64_t pa[2] = {0, 0};
     volatile uint64_t *entry = nano_page(cpu->kernel, pa);
 
     for (; operations; operations--) {
-        *entry = pa[operations & 1];
+        *entry = pa[operations & 1] & ~(PTE_A | PTE_D);
         invlpg(NANO_BASE);
         (void)*(volatile uint64_t *)NANO_BASE;
     }
@@ -138,6 +141,41 @@ static void nano_cpuid(struct cpu *cpu, uint64_t operations)
         cpuid(0, 0, r);
 }
 
+/* Bochs's debugger stops here; every CPU takes it for nothing. */
+static inline void magic_breakpoint(void)
+{
+    __asm__ volatile("xchgw %%bx, %%bx" ::: "memory");
+}
+
+/* `operations` pages of the configured size, spread over the working set so
+ * that none shares its page table with another more than it must. Between the
+ * two breakpoints there is nothing but the loads: Bochs prints what the page
+ * walker reads for them. */
+static void nano_walk(struct cpu *cpu, uint64_t operations)
+{
+    struct kernel *k = cpu->kernel;
+    uint64_t page = k->config.page_bytes;
+    unsigned level = pt_leaf_level(page);
+    uint64_t step = k->config.working_set_bytes / operations & ~(page - 1);
+
+    step = step < page ? page : step;
+    for (uint64_t i = 0; i < operations; i++) {
+        uint64_t *entry = space_kernel_entry(k, NANO_BASE + i * step, level);
+        uint64_t pa = entry && !*entry ? phys_alloc(k, level) : 0;
+
+        if (!entry || (!*entry && !pa))
+            kernel_panic("the VM has too little memory");
+        if (pa)
+            *entry = pa | PTE_P | PTE_RW | (level > 1 ? PTE_PS : 0);
+        *(volatile uint8_t *)(NANO_BASE + i * step) = 1;
+    }
+    write_cr3(read_cr3());
+    magic_breakpoint();
+    for (uint64_t i = 0; i < operations; i++)
+        (void)*(volatile uint8_t *)(NANO_BASE + i * step);
+    magic_breakpoint();
+}
+
 /* nano_syscall is user code: the user program runs it. */
 #define nano_syscall NULL
 
@@ -145,7 +183,7 @@ static const struct {
     const char *name;
     nano_function *run;
 } nanos[] = {
-#define NANO(name, summary, operation, operations) {#name, nano_##name},
+#define NANO(name, summary, operation, operations, bytes) {#name, nano_##name},
 #include "workloads/guest/nano.def"
 #undef NANO
 };

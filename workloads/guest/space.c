@@ -109,11 +109,11 @@ static uint64_t *entry_at(struct kernel *k, struct space *space, uint64_t va,
     return &table[pt_index(va, level)];
 }
 
-uint64_t *space_kernel_entry(struct kernel *k, uint64_t va)
+uint64_t *space_kernel_entry(struct kernel *k, uint64_t va, unsigned level)
 {
     struct space kernel = {.root = k->kernel_root};
 
-    return entry_at(k, &kernel, va, 1, true);
+    return entry_at(k, &kernel, va, level, true);
 }
 
 static void release(struct kernel *k, uint64_t entry, unsigned level)

@@ -7,20 +7,21 @@
 #include <errno.h>
 #include <string.h>
 
-#define NANO(id, text, op, count)              \
+#define NANO(id, text, op, count, bytes)       \
     static const struct workload nano_##id = { \
         .name = #id,                           \
         .summary = text,                       \
         .operation = op,                       \
         .class = WL_NANO,                      \
         .default_operations = count,           \
+        .default_working_set_bytes = bytes,    \
         .max_vcpus = 1,                        \
     };
 #include "workloads/guest/nano.def"
 #undef NANO
 
 static const struct workload *const catalog[] = {
-#define NANO(id, text, op, count) &nano_##id,
+#define NANO(id, text, op, count, bytes) &nano_##id,
 #include "workloads/guest/nano.def"
 #undef NANO
 #define USER(id) &workload_##id,
