@@ -1,20 +1,39 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # variables of lab and its other parts
 # The lab's file system: two cpio archives one after the other. The base is
 # cached, the other holds what a run brings along. Same input, same bytes.
 
-# Copies a program or library and what it is linked with, each to its own path
-# (links in the folders resolved, for the base owns /lib, /bin and the like).
-copy_linked() { # FOLDER FILE...
+# libgcc comes on top: the C library loads it when a thread is cancelled. ldd
+# fails for programs linked statically, which need nothing.
+libraries_of() { # FILE...
+    ldd "$@" 2>/dev/null |
+        sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^\t\(\/[^ ]*\) (.*/\1/p' || true
+    ldconfig -p | sed -n 's/.*libgcc_s.so.1 (libc6,x86-64) => //p'
+}
+
+# Copies each file to its own path (links in the folders resolved, for the base
+# owns /lib, /bin and the like).
+copy_in_place() { # FOLDER FILE...
     local to=$1 file dir
     shift
 
-    { printf '%s\n' "$@" && ldd "$@" 2>/dev/null |
-        sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^\t\(\/[^ ]*\) (.*/\1/p'; } |
-        sort -u | while IFS= read -r file; do
+    for file in "$@"; do
         dir=$to$(realpath "$(dirname "$file")")
         mkdir -p "$dir"
         cp -L "$file" "$dir/"
     done
+}
+
+copy_libraries() { # FOLDER FILE...
+    local libraries
+
+    mapfile -t libraries < <(libraries_of "${@:2}" | sort -u)
+    copy_in_place "$1" "${libraries[@]}"
+}
+
+copy_linked() { # FOLDER FILE...
+    copy_in_place "$@"
+    copy_libraries "$@"
 }
 
 pack() { # FOLDER ARCHIVE
@@ -47,7 +66,7 @@ make_base() { # FOLDER
 }
 
 base_name() {
-    cat "$kernel/release" "$here/image.sh" /bin/busybox /bin/kmod /bin/bash |
+    cat "$kernel/release" "$here"/{kernel,image}.sh /bin/{busybox,kmod,bash} |
         sha256sum | sed 's/^\(.\{16\}\).*/base-\1/'
 }
 
@@ -63,6 +82,7 @@ copy_files() { # FOLDER
         to=$1$(realpath -m "${file##*:}")
         mkdir -p "$(dirname "$to")"
         cp -rLT "${file%:*}" "$to" || fail "cannot copy ${file%:*}"
+        [[ -d $to ]] || copy_libraries "$1" "${file%:*}"
     done
 }
 
