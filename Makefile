@@ -146,7 +146,7 @@ lint: ## clang-format, clang-tidy, cppcheck, shellcheck
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_HOSTED) -- -std=gnu17 \
 	    -D_GNU_SOURCE -I. $(PKG_CFLAGS) -DMEMVIRT_ROOT='""' -DMEMVIRT_BUILD='""'
 	shellcheck -x $(shell git ls-files '*.sh' scripts/setup scripts/lab/lab)
-LINT_HOSTED = $(HOSTED_SRC) $(WL_SRC) $(TEST_SRC)
+LINT_HOSTED = $(HOSTED_SRC) $(WL_SRC)
 
 check-only: all $B/memvirt-tests
 	@MEMVIRT_SAN=$(abspath build/san) $B/memvirt-tests

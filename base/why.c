@@ -1,15 +1,15 @@
 #include "base/why.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 
-int why_set(struct why *why, int err, const char *format, ...)
+void why_say(struct why *why, const char *format, ...)
 {
-    if (why) {
-        va_list args;
+    va_list args;
 
-        va_start(args, format);
-        vsnprintf(why->text, sizeof why->text, format, args);
-        va_end(args);
-    }
-    return -err;
+    if (!why)
+        return;
+    va_start(args, format);
+    vsnprintf(why->text, sizeof why->text, format, args);
+    va_end(args);
 }

@@ -20,7 +20,7 @@
 
 #define VALUE_BYTES   256
 #define OPTIONS_BYTES 4096
-#define SESSION_FILE  "kvm-found"
+#define FOUND_FILE    "kvm-found"
 #define KEPT_FILE     "kvm-kept"
 #define LOCK_FILE     "kvm-lock"
 
@@ -425,15 +425,14 @@ static void guard_puts_back(void *arg)
     const struct timespec pause = {.tv_nsec = 500 * 1000 * 1000};
     int lock;
 
-    for (int tries = 0; tries < 60 && on_file(sw->host, SESSION_FILE);
-         tries++) {
+    for (int tries = 0; tries < 60 && on_file(sw->host, FOUND_FILE); tries++) {
         struct kvm_state state;
 
         if (!take_lock(sw->host, &lock, NULL)) {
             kvm_state_read(sw->host, &state);
             if (state.paging == sw->found.paging ||
                 !put_back(sw->host, &sw->found, NULL))
-                forget_file(sw->host, SESSION_FILE);
+                forget_file(sw->host, FOUND_FILE);
             close(lock);
         }
         nanosleep(&pause, NULL);
@@ -457,16 +456,16 @@ static int examine(const struct kvm_host *host, struct found *found,
                : 0;
 }
 
-/* A state on file without an owner: its guard was killed as well. */
+/* What was found on file without an owner: its guard was killed as well. */
 static int clean_up_after_crash(const struct kvm_host *host,
                                 struct found *found, struct why *why)
 {
     struct found before;
     int err;
 
-    if (!on_file(host, SESSION_FILE))
+    if (!on_file(host, FOUND_FILE))
         return 0;
-    err = read_found(host, SESSION_FILE, &before, why);
+    err = read_found(host, FOUND_FILE, &before, why);
     if (!err && before.paging != found->paging)
         err = put_back(host, &before, why);
     return err ? err : examine(host, found, why);
@@ -497,7 +496,7 @@ int kvm_switch_open(const struct kvm_host *host, struct kvm_switch **sw,
         err = clean_up_after_crash(host, &new->found, why);
     new->now = new->found.paging;
     if (!err)
-        err = write_found(host, SESSION_FILE, &new->found, why);
+        err = write_found(host, FOUND_FILE, &new->found, why);
     if (!err)
         err = guard_start(&new->guard, guard_puts_back, new, why);
     if (!err) {
@@ -545,7 +544,7 @@ int kvm_switch_close(struct kvm_switch *sw, struct why *why)
     if (sw->changed && sw->now != sw->found.paging)
         err = put_back(sw->host, &sw->found, why);
     if (!err)
-        forget_file(sw->host, SESSION_FILE);
+        forget_file(sw->host, FOUND_FILE);
     release(sw);
     return err;
 }
@@ -560,14 +559,14 @@ int kvm_switch_keep(struct kvm_switch *sw, struct why *why)
         kvm_switch_close(sw, NULL);
         return err;
     }
-    forget_file(sw->host, SESSION_FILE);
+    forget_file(sw->host, FOUND_FILE);
     release(sw);
     return 0;
 }
 
 int kvm_switch_restore(const struct kvm_host *host, struct why *why)
 {
-    const char *file = on_file(host, KEPT_FILE) ? KEPT_FILE : SESSION_FILE;
+    const char *file = on_file(host, KEPT_FILE) ? KEPT_FILE : FOUND_FILE;
     struct found found;
     int lock, err;
 
@@ -581,7 +580,7 @@ int kvm_switch_restore(const struct kvm_host *host, struct why *why)
         err = put_back(host, &found, why);
     if (!err) {
         forget_file(host, KEPT_FILE);
-        forget_file(host, SESSION_FILE);
+        forget_file(host, FOUND_FILE);
     }
     close(lock);
     return err;

@@ -251,6 +251,7 @@ static int make_spec(const struct plan_request *request,
         .rep = rep,
         .time_limit_s = request->time_limit_s,
         .pcid = request->pcid,
+        .uncounted = request->uncounted,
     };
     if (!err)
         err = copy_text(spec->workload, sizeof spec->workload, workload->name,

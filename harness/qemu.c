@@ -149,7 +149,8 @@ static int read_results(const struct qemu_files *files, bool icount,
 
     if (!err)
         return run_take_results(&results, icount ? ICOUNT_TSC_KHZ : tsc_khz(),
-                                record, why);
+                                icount ? "instructions" : "tsc_ticks", record,
+                                why);
     last_message(files->messages, said, sizeof said);
     return why_set(why, EIO, QEMU " ended before the guest had results: %s",
                    *said ? said : "it said nothing");

@@ -1,5 +1,8 @@
 #include "harness/results.h"
 
+#include "base/parse.h"
+#include "harness/table.h"
+
 #include <csv.h>
 #include <dirent.h>
 #include <errno.h>
@@ -48,22 +51,36 @@ struct text {
     FILE *stream;
     char *bytes;
     size_t count;
+    bool in_row;
 };
 
 static int text_open(struct text *text)
 {
-    text->bytes = NULL;
+    *text = (struct text){.stream = NULL};
     text->stream = open_memstream(&text->bytes, &text->count);
     return text->stream ? 0 : -ENOMEM;
 }
 
+/* All of them, or none. */
+static int texts_open(struct text texts[FILES], struct why *why)
+{
+    for (unsigned i = 0; i < FILES; i++) {
+        if (!text_open(&texts[i]))
+            continue;
+        while (i-- > 0) {
+            fclose(texts[i].stream);
+            free(texts[i].bytes);
+        }
+        return why_set(why, ENOMEM, "out of memory");
+    }
+    return 0;
+}
+
 static void cell(struct text *text, const char *value)
 {
-    if (ftell(text->stream) > 0) {
-        fflush(text->stream);
-        if (text->bytes[text->count - 1] != '\n')
-            fputc(',', text->stream);
-    }
+    if (text->in_row)
+        fputc(',', text->stream);
+    text->in_row = true;
     if (strpbrk(value, ",\"\r\n"))
         csv_fwrite(text->stream, value, strlen(value));
     else
@@ -89,6 +106,7 @@ static void cell_maybe(struct text *text, struct maybe_u64 value)
 static void row_end(struct text *text)
 {
     fputs("\r\n", text->stream);
+    text->in_row = false;
 }
 
 static int write_all(int fd, const char *bytes, size_t count)
@@ -106,29 +124,32 @@ static int write_all(int fd, const char *bytes, size_t count)
     return 0;
 }
 
-/* A row that did not fit is taken back: what stands in the file is whole. */
+/* Rows that did not fit are taken back: what stands in the file is whole. */
 static int append(struct results *results, unsigned file, const char *bytes,
                   size_t count, struct why *why)
 {
     int fd = results->fd[file];
     off_t end = lseek(fd, 0, SEEK_END);
     int err = write_all(fd, bytes, count);
+    bool whole;
 
-    if (err && end >= 0 && ftruncate(fd, end))
-        err = -errno;
-    return err ? why_set(why, -err,
-                         "cannot write %s/%s: %s; the rows before it are "
-                         "whole",
-                         results->folder, files[file].name, strerror(-err))
-               : 0;
+    if (!err)
+        return 0;
+    whole = end >= 0 && !ftruncate(fd, end);
+    return why_set(why, -err,
+                   "cannot write %s/%s: %s; the rows before are %s. Free some "
+                   "room, or name another folder with -o",
+                   results->folder, files[file].name, strerror(-err),
+                   whole ? "whole" : "whole but for the last line");
 }
 
 static int text_append(struct text *text, struct results *results,
                        unsigned file, struct why *why)
 {
+    bool lost = ferror(text->stream);
     int err = 0;
 
-    if (fclose(text->stream))
+    if (fclose(text->stream) || lost)
         err = why_set(why, ENOMEM, "out of memory");
     else if (text->count)
         err = append(results, file, text->bytes, text->count, why);
@@ -168,7 +189,9 @@ static int check_empty(const char *folder, struct why *why)
     int entries = 0;
 
     if (!dir)
-        return why_set(why, errno, "cannot use %s as a result folder: %s",
+        return why_set(why, errno,
+                       "cannot use %s as a result folder: %s; name another "
+                       "with -o",
                        folder, strerror(errno));
     while ((entry = readdir(dir)))
         entries += strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
@@ -209,7 +232,8 @@ int results_create(struct results **out, const char *folder, struct why *why)
     results = calloc(1, sizeof *results);
     if (!results)
         return why_set(why, ENOMEM, "out of memory");
-    results->fd[RUNS] = results->fd[EXITS] = results->fd[COUNTERS] = -1;
+    for (unsigned i = 0; i < FILES; i++)
+        results->fd[i] = -1;
     results->folder = strdup(folder);
     if (!results->folder)
         err = why_set(why, ENOMEM, "out of memory");
@@ -223,14 +247,32 @@ int results_create(struct results **out, const char *folder, struct why *why)
     return 0;
 }
 
+/* A file system may take rows and find out only later that there is no room
+ * for them; fsync(2) makes it tell. Some cannot (EINVAL, ENOSYS). */
+static int close_file(int fd)
+{
+    int err = 0;
+
+    if (fsync(fd) && (errno == ENOSPC || errno == EDQUOT || errno == EIO))
+        err = -errno;
+    if (close(fd) && !err)
+        err = -errno;
+    return err;
+}
+
 int results_close(struct results *results, struct why *why)
 {
     int err = 0;
 
-    for (unsigned i = 0; i < FILES; i++)
-        if (results->fd[i] >= 0 && close(results->fd[i]) && !err)
-            err = why_set(why, errno, "cannot write %s/%s: %s", results->folder,
-                          files[i].name, strerror(errno));
+    for (unsigned i = 0; i < FILES; i++) {
+        int one = results->fd[i] < 0 ? 0 : close_file(results->fd[i]);
+
+        if (one && !err)
+            err = why_set(why, -one,
+                          "cannot write %s/%s: %s; rows may be missing. Free "
+                          "some room and run again",
+                          results->folder, files[i].name, strerror(-one));
+    }
     free(results->folder);
     free(results);
     return err;
@@ -314,13 +356,12 @@ static int add_phase(struct results *results, const struct run_spec *spec,
 {
     struct text text[FILES];
     char id[40];
-    int err = 0;
+    int err = texts_open(text, why);
 
+    if (err)
+        return err;
     snprintf(id, sizeof id, "%s-%04u", platform_name(spec->platform),
              ++results->last_id[spec->platform]);
-    for (unsigned i = 0; i < FILES; i++)
-        if (text_open(&text[i]))
-            return why_set(why, ENOMEM, "out of memory");
     run_row(&text[RUNS], id, spec, record, phase);
     if (phase) {
         exit_rows(&text[EXITS], id, &phase->rows);
@@ -360,39 +401,116 @@ void results_number_from(struct results *results, enum platform platform,
 
 /* ---- Merging ----------------------------------------------------------- */
 
-/* The other folder's ids continue ours: results_number_from sees to it. */
-static int merge_file(struct results *results, const char *folder,
-                      unsigned file, struct why *why)
-{
-    size_t header = strlen(files[file].header), room = 0;
-    char path[4200], *bytes = NULL;
-    ssize_t count;
-    FILE *from;
-    int err = 0;
+#define COLUMNS_MAX 64 /* far more than any of the files has */
 
-    snprintf(path, sizeof path, "%s/%s", folder, files[file].name);
-    from = fopen(path, "re");
-    if (!from)
-        return why_set(why, errno, "cannot read %s: %s", path, strerror(errno));
-    count = getdelim(&bytes, &room, EOF, from);
-    if (count < (ssize_t)header + 2 ||
-        strncmp(bytes, files[file].header, header) ||
-        strncmp(bytes + header, "\r\n", 2))
-        err = why_set(why, EINVAL, "%s is not a %s of this version", path,
-                      files[file].name);
-    else
-        err = append(results, file, bytes + header + 2,
-                     (size_t)count - header - 2, why);
-    free(bytes);
-    fclose(from);
+/* Where the other file has our columns; returns how many there are. */
+static int other_columns(const struct table *table, unsigned file,
+                         int columns[COLUMNS_MAX], struct why *why)
+{
+    char *header = strdup(files[file].header), *rest = header, *name;
+    int count = 0;
+
+    if (!header)
+        return why_set(why, ENOMEM, "out of memory");
+    while (count >= 0 && (name = strsep(&rest, ","))) {
+        columns[count] = table_column(table, name);
+        if (columns[count++] < 0)
+            count = why_set(why, EINVAL,
+                            "%s has no column '%s': it is of another "
+                            "version of memvirt",
+                            files[file].name, name);
+    }
+    free(header);
+    return count;
+}
+
+static int copy_rows(const struct table *table, unsigned file,
+                     struct text *text, struct why *why)
+{
+    int columns[COLUMNS_MAX];
+    int count = other_columns(table, file, columns, why);
+
+    if (count < 0)
+        return count;
+    for (size_t row = 0; row < table_rows(table); row++) {
+        for (int i = 0; i < count; i++)
+            cell(text, table_cell(table, row, columns[i]));
+        row_end(text);
+    }
+    return 0;
+}
+
+/* `<platform>-<number>`, above every number that this folder has. */
+static int take_id(const char *id, unsigned last_id[PLATFORMS],
+                   const char *path, struct why *why)
+{
+    const char *dash = strrchr(id, '-');
+    enum platform platform;
+    uint64_t number;
+    char name[16];
+
+    snprintf(name, sizeof name, "%.*s", dash ? (int)(dash - id) : 0, id);
+    if (!dash || platform_parse(name, &platform, NULL) ||
+        parse_number(dash + 1, "id", 1, UINT32_MAX, &number, NULL))
+        return why_set(why, EINVAL, "%s: '%s' is no run id", path, id);
+    if (number <= last_id[platform])
+        return why_set(why, EEXIST,
+                       "%s: there is a run %s already; start its numbers at "
+                       "%u",
+                       path, id, last_id[platform] + 1);
+    last_id[platform] = (unsigned)number;
+    return 0;
+}
+
+static int take_ids(const struct table *runs, unsigned last_id[PLATFORMS],
+                    const char *path, struct why *why)
+{
+    int column = table_column(runs, "run_id"), err = 0;
+
+    for (size_t row = 0; !err && row < table_rows(runs); row++)
+        err = take_id(table_cell(runs, row, column), last_id, path, why);
     return err;
 }
 
+static int read_other(const char *folder, unsigned file, struct text *text,
+                      unsigned last_id[PLATFORMS], struct why *why)
+{
+    struct table *table;
+    char path[4200];
+    int err;
+
+    snprintf(path, sizeof path, "%s/%s", folder, files[file].name);
+    err = table_read(&table, path, why);
+    if (err)
+        return err;
+    err = copy_rows(table, file, text, why);
+    if (!err && file == RUNS)
+        err = take_ids(table, last_id, path, why);
+    table_free(table);
+    return err;
+}
+
+/* Everything is read and checked before anything is written. */
 int results_merge(struct results *results, const char *folder, struct why *why)
 {
-    int err = 0;
+    unsigned last_id[PLATFORMS];
+    struct text text[FILES];
+    int err = texts_open(text, why);
 
-    for (unsigned i = FILES; !err && i-- > 0;)
-        err = merge_file(results, folder, i, why);
+    if (err)
+        return err;
+    memcpy(last_id, results->last_id, sizeof last_id);
+    for (unsigned i = 0; !err && i < FILES; i++)
+        err = read_other(folder, i, &text[i], last_id, why);
+    for (unsigned i = FILES; i-- > 0;) {
+        if (!err) {
+            err = text_append(&text[i], results, i, why);
+            continue;
+        }
+        fclose(text[i].stream);
+        free(text[i].bytes);
+    }
+    if (!err)
+        memcpy(results->last_id, last_id, sizeof last_id);
     return err;
 }

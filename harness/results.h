@@ -20,7 +20,9 @@ int results_create(struct results **results, const char *folder,
 int results_add(struct results *results, const struct run_spec *spec,
                 const struct run_record *record, struct why *why);
 
-/* Appends the rows of another folder (the lab's) to this one. */
+/* Appends the rows of another folder (the lab's) to this one. Its files are
+ * read and checked whole before anything is written: -EINVAL for what is no
+ * result folder, -EEXIST when its run ids do not continue ours. */
 int results_merge(struct results *results, const char *folder, struct why *why);
 
 /* The number of the next row id of a platform, 1 at first: what a folder that

@@ -3,11 +3,17 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS_MAX 65536
+/* Beyond these a spec or record is taken for garbage. KVM's own limit is 4096
+ * vCPUs (KVM_MAX_VCPUS). */
+#define ROWS_MAX  65536
+#define VCPUS_MAX 4096
+#define REPS_MAX  1000000
+#define LIMIT_MAX (30 * 24 * 3600) /* seconds */
 
 /* ---- Names ------------------------------------------------------------- */
 
@@ -33,7 +39,8 @@ static const char *const phase_names[WL_PHASES] = {
     [WL_FIRST_TOUCH] = "first_touch",
     [WL_STEADY] = "steady",
 };
-static const char *const status_names[] = {
+#define STATUSES 3
+static const char *const status_names[STATUSES] = {
     [RUN_OK] = "ok",
     [RUN_FAILED] = "failed",
     [RUN_UNSUPPORTED] = "unsupported",
@@ -172,6 +179,23 @@ static json_t *from_maybe(struct maybe_u64 value)
     return value.known ? from_u64(value.value) : json_null();
 }
 
+/* JSON is UTF-8. A message may quote anything; it had better arrive with a
+ * few characters replaced than take its row along. */
+static json_t *from_text(const char *text)
+{
+    json_t *json = json_string(text);
+    char *copy = json ? NULL : strdup(text);
+
+    if (!copy)
+        return json;
+    for (char *at = copy; *at; at++)
+        if (*at & 0x80)
+            *at = '?';
+    json = json_string(copy);
+    free(copy);
+    return json;
+}
+
 static char *dump(json_t *json)
 {
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
@@ -184,6 +208,7 @@ char *run_spec_to_json(const struct run_spec *s)
 {
     return dump(json_pack(
         "{s:s, s:s, s:s, s:o, s:o, s:s, s:o, s:o, s:o, s:i, s:i, s:i, s:b, "
+        "s:b, "
         "s:s, s:s, s:s}",
         "technique", technique_name(s->technique), "platform",
         platform_name(s->platform), "workload", s->workload,
@@ -192,54 +217,83 @@ char *run_spec_to_json(const struct run_spec *s)
         host_page_name(s->host_page), "operations", from_u64(s->operations),
         "seed", from_u64(s->seed), "ram_bytes", from_u64(s->ram_bytes), "vcpus",
         s->vcpus, "rep", s->rep, "time_limit_s", s->time_limit_s, "pcid",
-        s->pcid, "cpu", s->cpu, "numa", s->numa, "image", s->image));
+        s->pcid, "uncounted", s->uncounted, "cpu", s->cpu, "numa", s->numa,
+        "image", s->image));
 }
 
 static json_t *exit_to_json(const struct exit_row *row)
 {
-    return json_pack("{s:s, s:s, s:s, s:o, s:o}", "kind", row->kind, "source",
-                     row->source, "reason", row->reason, "count",
-                     from_u64(row->count), "total_ns",
-                     from_maybe(row->total_ns));
+    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "kind", from_text(row->kind),
+                     "source", from_text(row->source), "reason",
+                     from_text(row->reason), "count", from_u64(row->count),
+                     "total_ns", from_maybe(row->total_ns));
 }
 
 static json_t *counter_to_json(const struct counter_row *row)
 {
-    return json_pack("{s:s, s:s, s:s, s:f, s:s}", "source", row->source,
-                     "scope", row->scope, "name", row->name, "value",
-                     row->value, "unit", row->unit);
+    return json_pack("{s:o, s:o, s:o, s:f, s:o}", "source",
+                     from_text(row->source), "scope", from_text(row->scope),
+                     "name", from_text(row->name), "value", row->value, "unit",
+                     from_text(row->unit));
+}
+
+/* Appends an element that could not be made by making the whole NULL. */
+static void append(json_t **array, json_t *element)
+{
+    if (element && *array && !json_array_append(*array, element)) {
+        json_decref(element);
+        return;
+    }
+    json_decref(element);
+    json_decref(*array);
+    *array = NULL;
+}
+
+static json_t *exits_to_json(const struct rows *rows)
+{
+    json_t *array = json_array();
+
+    for (unsigned i = 0; array && i < rows->exit_count; i++)
+        append(&array, exit_to_json(&rows->exits[i]));
+    return array;
+}
+
+/* A value that is no number says nothing and has no form in JSON. */
+static json_t *counters_to_json(const struct rows *rows)
+{
+    json_t *array = json_array();
+
+    for (unsigned i = 0; array && i < rows->counter_count; i++)
+        if (isfinite(rows->counters[i].value))
+            append(&array, counter_to_json(&rows->counters[i]));
+    return array;
 }
 
 static json_t *phase_to_json(const struct phase_record *phase)
 {
-    json_t *exits = json_array(), *counters = json_array();
-
-    for (unsigned i = 0; i < phase->rows.exit_count; i++)
-        json_array_append_new(exits, exit_to_json(&phase->rows.exits[i]));
-    for (unsigned i = 0; i < phase->rows.counter_count; i++)
-        json_array_append_new(counters,
-                              counter_to_json(&phase->rows.counters[i]));
     return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "phase",
                      phase_name(phase->phase), "operations",
                      from_u64(phase->operations), "checksum",
                      from_u64(phase->checksum), "wall_ns",
                      from_maybe(phase->wall_ns), "guest_tsc_ticks",
                      from_maybe(phase->guest_tsc_ticks), "guest_instructions",
-                     from_maybe(phase->guest_instructions), "exits", exits,
-                     "counters", counters);
+                     from_maybe(phase->guest_instructions), "exits",
+                     exits_to_json(&phase->rows), "counters",
+                     counters_to_json(&phase->rows));
 }
 
 char *run_record_to_json(const struct run_record *record)
 {
     json_t *phases = json_array();
 
-    for (unsigned i = 0; i < record->phase_count; i++)
-        json_array_append_new(phases, phase_to_json(&record->phases[i]));
+    for (unsigned i = 0; phases && i < record->phase_count; i++)
+        append(&phases, phase_to_json(&record->phases[i]));
     return dump(
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o}", "status",
-                  status_name(record->status), "message", record->message,
-                  "started_at", record->started_at, "kvm", record->kvm, "mmu",
-                  record->mmu, "guest_page_bytes",
+        json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "status",
+                  status_name(record->status), "message",
+                  from_text(record->message), "started_at",
+                  from_text(record->started_at), "kvm", from_text(record->kvm),
+                  "mmu", from_text(record->mmu), "guest_page_bytes",
                   from_maybe(record->guest_page_bytes), "host_page_bytes",
                   from_maybe(record->host_page_bytes), "phases", phases));
 }
@@ -257,7 +311,8 @@ struct reader {
 static void wrong(struct reader *r, const char *key, const char *what)
 {
     if (!r->err)
-        r->err = why_set(r->why, EINVAL, "'%s' is not %s", key, what);
+        r->err =
+            why_set(r->why, EINVAL, "the JSON's '%s' is not %s", key, what);
 }
 
 static void get_text(struct reader *r, const char *key, char *to, size_t room)
@@ -296,14 +351,26 @@ static struct maybe_u64 get_maybe(struct reader *r, const char *key)
     return (struct maybe_u64){true, get_u64(r, key)};
 }
 
-static unsigned get_unsigned(struct reader *r, const char *key)
+static unsigned get_unsigned(struct reader *r, const char *key, int min,
+                             int max)
+{
+    json_t *value = json_object_get(r->object, key);
+    char range[48];
+
+    snprintf(range, sizeof range, "a number from %d to %d", min, max);
+    if (!json_is_integer(value) || json_integer_value(value) < min ||
+        json_integer_value(value) > max)
+        wrong(r, key, range);
+    return (unsigned)json_integer_value(value);
+}
+
+static bool get_bool(struct reader *r, const char *key)
 {
     json_t *value = json_object_get(r->object, key);
 
-    if (!json_is_integer(value) || json_integer_value(value) < 0 ||
-        json_integer_value(value) > INT32_MAX)
-        wrong(r, key, "a small number");
-    return (unsigned)json_integer_value(value);
+    if (!json_is_boolean(value))
+        wrong(r, key, "true or false");
+    return json_is_true(value);
 }
 
 static unsigned get_name(struct reader *r, const char *key,
@@ -322,7 +389,8 @@ static unsigned get_name(struct reader *r, const char *key,
 static json_t *parse_object(const char *text, struct why *why)
 {
     json_error_t error;
-    json_t *json = text ? json_loads(text, 0, &error) : NULL;
+    json_t *json =
+        text ? json_loads(text, JSON_REJECT_DUPLICATES, &error) : NULL;
 
     if (!json)
         why_set(why, EINVAL, "not JSON: %s", text ? error.text : "empty");
@@ -332,7 +400,6 @@ static json_t *parse_object(const char *text, struct why *why)
 int run_spec_from_json(const char *text, struct run_spec *s, struct why *why)
 {
     struct reader r = {parse_object(text, why), why, 0};
-    json_t *pcid;
 
     if (!r.object)
         return -EINVAL;
@@ -345,14 +412,12 @@ int run_spec_from_json(const char *text, struct run_spec *s, struct why *why)
         .operations = get_u64(&r, "operations"),
         .seed = get_u64(&r, "seed"),
         .ram_bytes = get_u64(&r, "ram_bytes"),
-        .vcpus = get_unsigned(&r, "vcpus"),
-        .rep = get_unsigned(&r, "rep"),
-        .time_limit_s = get_unsigned(&r, "time_limit_s"),
+        .vcpus = get_unsigned(&r, "vcpus", 1, VCPUS_MAX),
+        .rep = get_unsigned(&r, "rep", 0, REPS_MAX),
+        .time_limit_s = get_unsigned(&r, "time_limit_s", 0, LIMIT_MAX),
+        .pcid = get_bool(&r, "pcid"),
+        .uncounted = get_bool(&r, "uncounted"),
     };
-    pcid = json_object_get(r.object, "pcid");
-    if (!json_is_boolean(pcid))
-        wrong(&r, "pcid", "true or false");
-    s->pcid = json_is_true(pcid);
     get_text(&r, "workload", s->workload, sizeof s->workload);
     get_text(&r, "cpu", s->cpu, sizeof s->cpu);
     get_text(&r, "numa", s->numa, sizeof s->numa);
@@ -370,7 +435,9 @@ static int read_exit(json_t *json, struct rows *rows, struct why *why)
     get_text(&r, "kind", row.kind, sizeof row.kind);
     get_text(&r, "source", row.source, sizeof row.source);
     get_text(&r, "reason", row.reason, sizeof row.reason);
-    return r.err ? r.err : rows_add_exit(rows, &row);
+    if (!r.err && rows_add_exit(rows, &row))
+        r.err = why_set(why, ENOMEM, "out of memory");
+    return r.err;
 }
 
 static int read_counter(json_t *json, struct rows *rows, struct why *why)
@@ -385,7 +452,9 @@ static int read_counter(json_t *json, struct rows *rows, struct why *why)
     get_text(&r, "scope", row.scope, sizeof row.scope);
     get_text(&r, "name", row.name, sizeof row.name);
     get_text(&r, "unit", row.unit, sizeof row.unit);
-    return r.err ? r.err : rows_add_counter(rows, &row);
+    if (!r.err && rows_add_counter(rows, &row))
+        r.err = why_set(why, ENOMEM, "out of memory");
+    return r.err;
 }
 
 static int read_rows(json_t *object, const char *key, struct rows *rows,
@@ -398,7 +467,9 @@ static int read_rows(json_t *object, const char *key, struct rows *rows,
     int err = 0;
 
     if (!json_is_array(array) || count > ROWS_MAX)
-        return why_set(why, EINVAL, "'%s' is not a list of rows", key);
+        return why_set(why, EINVAL,
+                       "the JSON's '%s' is not a list of at most %d rows", key,
+                       ROWS_MAX);
     for (size_t i = 0; !err && i < count; i++)
         err = read(json_array_get(array, i), rows, why);
     return err;
@@ -432,7 +503,7 @@ int run_record_from_json(const char *text, struct run_record *record,
     *record = (struct run_record){.status = RUN_FAILED};
     if (!r.object)
         return -EINVAL;
-    record->status = get_name(&r, "status", status_names, 3);
+    record->status = get_name(&r, "status", status_names, STATUSES);
     get_text(&r, "message", record->message, sizeof record->message);
     get_text(&r, "started_at", record->started_at, sizeof record->started_at);
     get_text(&r, "kvm", record->kvm, sizeof record->kvm);

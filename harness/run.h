@@ -46,6 +46,7 @@ struct run_spec {
     unsigned rep;
     unsigned time_limit_s;
     bool pcid;
+    bool uncounted;   /* only time, only what costs nothing */
     char cpu[64];     /* --cpu, "" for any */
     char numa[64];    /* --numa, "" for any */
     char image[4096]; /* guest image to load, "" for ours */
@@ -124,8 +125,11 @@ int technique_parse(const char *name, enum technique *technique,
 int platform_parse(const char *name, enum platform *platform, struct why *why);
 int host_page_parse(const char *name, enum host_page *page, struct why *why);
 
-/* JSON, one object; the caller frees the text. The readers reject anything
- * that is not a complete, well-typed object, with -EINVAL and a sentence. */
+/* JSON, one object; the caller frees the text. NULL when memory is short or a
+ * spec's text is not UTF-8; a record's text has such characters replaced by
+ * '?', and its counters that are no number left out. The readers reject
+ * anything that is not a complete, well-typed object, with -EINVAL and a
+ * sentence. */
 char *run_spec_to_json(const struct run_spec *spec);
 int run_spec_from_json(const char *text, struct run_spec *spec,
                        struct why *why);

@@ -204,7 +204,7 @@ static void choose_columns(struct grid *grid)
     static const char *const titles[COLUMNS] = {
         [WORKLOAD] = "workload",
         [SIZE] = "size",
-        [PAGE] = "page",
+        [PAGE] = "guest/host page",
         [VCPUS] = "vCPUs",
         [PHASE] = "phase",
         [TECHNIQUE] = "technique",

@@ -116,8 +116,24 @@ static void take_phase(const struct guest_phase *from, uint64_t khz,
             true, (uint64_t)((unsigned __int128)ticks * 1000000 / khz)};
 }
 
+/* What the guest needed from its first statement to its first operation. */
+static void add_boot(const struct guest_results *results,
+                     struct run_record *record, const char *unit)
+{
+    const struct guest_phase *first = &results->phase[0];
+    struct counter_row row = {.source = "timing", .scope = "guest"};
+
+    if (!results->phases || first->tsc_begin < results->boot_tsc)
+        return;
+    snprintf(row.name, sizeof row.name, "boot_%s", unit);
+    snprintf(row.unit, sizeof row.unit, "%s", unit);
+    row.value = (double)(first->tsc_begin - results->boot_tsc);
+    rows_add_counter(&record->phases[0].rows, &row);
+}
+
 int run_take_results(const struct guest_results *results, uint64_t khz,
-                     struct run_record *record, struct why *why)
+                     const char *tick, struct run_record *record,
+                     struct why *why)
 {
     record->phase_count = results->phases;
     for (unsigned i = 0; i < results->phases; i++)
@@ -125,6 +141,7 @@ int run_take_results(const struct guest_results *results, uint64_t khz,
     if (results->page_bytes)
         record->guest_page_bytes =
             (struct maybe_u64){true, results->page_bytes};
+    add_boot(results, record, tick);
     switch (results->state) {
     case GUEST_DONE:
         return 0;

@@ -54,12 +54,13 @@ uint64_t run_ram_bytes(const struct run_spec *spec);
 struct guest_config;
 struct guest_config run_guest_config(const struct run_spec *spec);
 
-/* Copies what the guest reported, with wall times by `tsc_khz` (0: unknown).
- * Phases whose rows were counted already keep them. -EIO or -ENOTSUP with the
- * guest's message when it says so. */
+/* Copies what the guest reported, with wall times by `tsc_khz` (0: unknown);
+ * `tick` says what a TSC tick is: "tsc_ticks" or "instructions". -EIO or
+ * -ENOTSUP with the guest's message when it says so. */
 struct guest_results;
 int run_take_results(const struct guest_results *results, uint64_t tsc_khz,
-                     struct run_record *record, struct why *why);
+                     const char *tick, struct run_record *record,
+                     struct why *why);
 
 /* kHz of this CPU's TSC as the kernel converts it to nanoseconds. */
 uint64_t tsc_khz(void);

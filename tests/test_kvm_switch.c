@@ -144,7 +144,7 @@ static void turns_and_puts_back(void)
     struct why why;
 
     CU_ASSERT_EQUAL_FATAL(kvm_switch_open(&fake.host, &sw, &why), 0);
-    CU_ASSERT(run_folder_holds(&fake, "kvm-session"));
+    CU_ASSERT(run_folder_holds(&fake, "kvm-found"));
     CU_ASSERT_EQUAL(kvm_switch_set(sw, KVM_PAGING_NESTED, &why), 0);
     CU_ASSERT(stands(&fake, "Y", "Y", "N"));
     CU_ASSERT_EQUAL(kvm_switch_set(sw, KVM_PAGING_SHADOW, &why), 0);
@@ -154,7 +154,7 @@ static void turns_and_puts_back(void)
     CU_ASSERT_EQUAL(kvm_switch_set(sw, KVM_PAGING_SHADOW, &why), 0);
     CU_ASSERT_EQUAL(kvm_switch_close(sw, &why), 0);
     CU_ASSERT(stands(&fake, "Y", "Y", "N"));
-    CU_ASSERT_FALSE(run_folder_holds(&fake, "kvm-session"));
+    CU_ASSERT_FALSE(run_folder_holds(&fake, "kvm-found"));
 }
 
 /* Without EPT, pml reads N though nobody asked for that: turned on, EPT must
@@ -258,10 +258,10 @@ static void puts_back_after_a_kill(void)
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
     close(ends[0]);
-    for (int i = 0; i < 100 && run_folder_holds(&fake, "kvm-session"); i++)
+    for (int i = 0; i < 100 && run_folder_holds(&fake, "kvm-found"); i++)
         nanosleep(&pause, NULL);
     CU_ASSERT(stands(&fake, "Y", "Y", "N"));
-    CU_ASSERT_FALSE(run_folder_holds(&fake, "kvm-session"));
+    CU_ASSERT_FALSE(run_folder_holds(&fake, "kvm-found"));
 }
 
 static void a_spoiled_file_is_refused(void)

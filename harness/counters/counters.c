@@ -5,6 +5,7 @@
 #include "harness/counters/source.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -323,7 +324,7 @@ void counters_close(struct counters *counters)
  * emulates the guest's kernel mode in software. */
 #define PROBE_EXITS 200u
 
-static int probe_session(struct counters *c, struct rows *rows)
+static int probe_run_counted(struct counters *c, struct rows *rows)
 {
     struct probe_vm vm;
     struct counters_vm counted;
@@ -388,7 +389,7 @@ int counters_probe(struct counter_status **list, unsigned *count)
 
     if (err)
         return err;
-    err = probe_session(c, &rows);
+    err = probe_run_counted(c, &rows);
     if (!err) {
         rows_to_status(&rows, &all);
         for (unsigned i = 0; i < c->notes.count; i++)

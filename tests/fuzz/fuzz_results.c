@@ -17,7 +17,7 @@ int fuzz_results(const uint8_t *bytes, size_t count)
         return 0;
     if (memchr(results.message, 0, sizeof results.message) == NULL)
         abort();
-    run_take_results(&results, 1000000, &record, &why);
+    run_take_results(&results, 1000000, "tsc_ticks", &record, &why);
     free(run_record_to_json(&record));
     run_record_free(&record);
     return 0;

@@ -1,0 +1,339 @@
+/*
+ * What the lab must show, by the real command in the emulated machines: exact
+ * exit counts, equal sources, determinism, page-walk references.
+ */
+#include "harness/table.h"
+#include "tests/test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LAB "\"$MEMVIRT\" lab"
+
+/* Exits that are no doing of the operation: the two marks, a timer's
+ * interrupt now and then, the first use of a page. */
+#define HANDFUL 16
+
+static bool have(const char *program, const char *package)
+{
+    char *output;
+    int status = test_shell(&output, "command -v %s", program);
+
+    free(output);
+    if (status)
+        test_skip("no %s: 'apt install %s'", program, package);
+    return !status;
+}
+
+/* Runs a command of the lab; prints what it said when it failed. */
+static bool lab_ok(const char *folder, const char *command)
+{
+    char *output;
+    int status = test_shell(&output, "%s -o %s --no-figures", command, folder);
+
+    CU_ASSERT_EQUAL(status, 0);
+    if (status)
+        printf("\n%s\n", output);
+    free(output);
+    return !status;
+}
+
+static struct table *read_csv(const char *folder, const char *name)
+{
+    struct table *table = NULL;
+    struct why why = {""};
+    char path[512];
+
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    CU_ASSERT_EQUAL(table_read(&table, path, &why), 0);
+    return table;
+}
+
+static const char *cell(const struct table *table, size_t row,
+                        const char *column)
+{
+    return table_cell(table, row, table_column(table, column));
+}
+
+/* The run id of a technique's steady phase of a workload. */
+static const char *find_run(const struct table *runs, const char *technique,
+                            const char *workload)
+{
+    for (size_t i = 0; i < table_rows(runs); i++)
+        if (!strcmp(cell(runs, i, "technique"), technique) &&
+            !strcmp(cell(runs, i, "workload"), workload))
+            return cell(runs, i, "run_id");
+    return "";
+}
+
+/* VM exits of a run by source; `reason` NULL for all but interrupts. */
+static long exits(const struct table *table, const char *run,
+                  const char *source, const char *reason)
+{
+    double count;
+    long sum = 0;
+
+    for (size_t i = 0; i < table_rows(table); i++) {
+        const char *why = cell(table, i, "reason");
+
+        if (strcmp(cell(table, i, "run_id"), run) ||
+            strcmp(cell(table, i, "kind"), "vm_exit") ||
+            strcmp(cell(table, i, "source"), source) ||
+            (reason ? strcmp(why, reason) : !strcmp(why, "interrupt")) ||
+            !table_number(table, i, table_column(table, "count"), &count))
+            continue;
+        sum += (long)count;
+    }
+    return sum;
+}
+
+/* ---- Exit counts ------------------------------------------------------- */
+
+static const struct expectation {
+    const char *workload, *reason;
+    long nested, shadow;
+} expectations[] = {
+    {"invlpg", "invlpg", 0, 1000},  {"cr3", "write_cr3", 0, 1000},
+    {"cpuid", "cpuid", 1000, 1000}, {"in", "io", 1000, 1000},
+    {"remap", NULL, 0, 2000},
+};
+
+static void check_count(long count, long expected)
+{
+    CU_ASSERT(count >= expected);
+    CU_ASSERT(count <= expected + HANDFUL);
+    if (count < expected || count > expected + HANDFUL)
+        printf("(%ld exits, expected %ld) ", count, expected);
+}
+
+static void check_exit_counts(const char *folder)
+{
+    struct table *runs = read_csv(folder, "runs.csv");
+    struct table *table = read_csv(folder, "exits.csv");
+
+    for (size_t i = 0; runs && table && i < 5; i++) {
+        const struct expectation *e = &expectations[i];
+        const char *nested = find_run(runs, "nested", e->workload);
+        const char *shadow = find_run(runs, "shadow", e->workload);
+
+        CU_ASSERT(*nested && *shadow);
+        check_count(exits(table, nested, "kvm_trace", e->reason), e->nested);
+        check_count(exits(table, shadow, "kvm_trace", e->reason), e->shadow);
+        /* and nothing else worth counting */
+        check_count(exits(table, nested, "kvm_trace", NULL), e->nested);
+        check_count(exits(table, shadow, "kvm_trace", NULL), e->shadow);
+    }
+    table_free(runs);
+    table_free(table);
+}
+
+/* KVM's statistics, our histogram and PAPI's tracepoint saw the same. */
+static void check_sources_agree(const char *folder)
+{
+    struct table *runs = read_csv(folder, "runs.csv");
+    struct table *table = read_csv(folder, "exits.csv");
+    unsigned compared = 0;
+
+    for (size_t i = 0; runs && table && i < table_rows(runs); i++) {
+        const char *run = cell(runs, i, "run_id");
+        long stats = exits(table, run, "kvm_stats", "all");
+        long papi = exits(table, run, "papi", "all");
+        long trace = exits(table, run, "kvm_trace", NULL) +
+                     exits(table, run, "kvm_trace", "interrupt");
+
+        if (!stats)
+            continue; /* the bare machine */
+        CU_ASSERT_EQUAL(stats, trace);
+        CU_ASSERT_EQUAL(stats, papi);
+        compared++;
+    }
+    CU_ASSERT(compared >= 10);
+    table_free(runs);
+    table_free(table);
+}
+
+static void check_repeats(const char *first, const char *second)
+{
+    char *output;
+    int status = test_shell(&output,
+                            "cmp %s/exits.csv %s/exits.csv && cmp %s/runs.csv "
+                            "%s/runs.csv && cmp %s/counters.csv "
+                            "%s/counters.csv",
+                            first, second, first, second, first, second);
+
+    CU_ASSERT_EQUAL(status, 0);
+    if (status)
+        printf("(%s) ", output);
+    free(output);
+}
+
+static void exact_exits(void)
+{
+    static const char run[] =
+        LAB " -- run -t shadow,nested -w invlpg,cr3,cpuid,in,remap --ops 1000";
+    char *folders = test_folder(), first[600], second[600];
+
+    if (!have("qemu-system-x86_64", "qemu-system-x86")) {
+        free(folders);
+        return;
+    }
+    snprintf(first, sizeof first, "%s/1", folders);
+    snprintf(second, sizeof second, "%s/2", folders);
+    if (lab_ok(first, run)) {
+        check_exit_counts(first);
+        check_sources_agree(first);
+        if (lab_ok(second, run))
+            check_repeats(first, second);
+    }
+    free(folders);
+}
+
+/* ---- Every workload ---------------------------------------------------- */
+
+/* The same checksum wherever a workload ran: what it computed does not depend
+ * on how it was virtualized. */
+static void check_checksums(const struct table *runs)
+{
+    for (size_t i = 0; i < table_rows(runs); i++) {
+        CU_ASSERT_STRING_EQUAL(cell(runs, i, "status"), "ok");
+        for (size_t j = 0; j < i; j++) {
+            if (strcmp(cell(runs, i, "workload"), cell(runs, j, "workload")) ||
+                strcmp(cell(runs, i, "phase"), cell(runs, j, "phase")))
+                continue;
+            CU_ASSERT_STRING_EQUAL(cell(runs, i, "checksum"),
+                                   cell(runs, j, "checksum"));
+            if (strcmp(cell(runs, i, "checksum"), cell(runs, j, "checksum")))
+                printf("(%s, %s against %s) ", cell(runs, i, "workload"),
+                       cell(runs, i, "technique"), cell(runs, j, "technique"));
+        }
+    }
+}
+
+static void everywhere_the_same(void)
+{
+    char *folder = test_folder(), results[600];
+    struct table *runs;
+
+    snprintf(results, sizeof results, "%s/r", folder);
+    free(folder);
+    if (!have("qemu-system-x86_64", "qemu-system-x86") ||
+        !lab_ok(results, "\"$MEMVIRT\" run -t native,emulation,shadow,nested "
+                         "-w mmu,memory --size 64K --ops 20"))
+        return;
+    runs = read_csv(results, "runs.csv");
+    if (runs) {
+        check_checksums(runs);
+        CU_ASSERT(table_rows(runs) > 200);
+    }
+    table_free(runs);
+}
+
+/* ---- In the lab -------------------------------------------------------- */
+
+/* Suites that need a KVM with its tracepoints, or a switch to turn. */
+static void suites_inside(void)
+{
+    char *output;
+    int status;
+
+    if (!have("qemu-system-x86_64", "qemu-system-x86"))
+        return;
+    status = test_shell(&output,
+                        MEMVIRT_ROOT "/scripts/lab/lab --with-perf -- "
+                                     "%s/memvirt-tests counters kvm_switch "
+                                     "perf_kvm_stat vm",
+                        MEMVIRT_BUILD);
+    CU_ASSERT_EQUAL(status, 0);
+    CU_ASSERT_PTR_NOT_NULL(strstr(output, " 0 failed"));
+    printf("\n%s", output);
+    free(output);
+}
+
+/* Guest instructions from the kernel's start to the first operation, on the
+ * bare machine where the TSC counts them: some KVMs emulate each. */
+static void boots_quickly(void)
+{
+    char *folder = test_folder(), results[600];
+    struct table *counters;
+    double value = 0;
+
+    snprintf(results, sizeof results, "%s/r", folder);
+    free(folder);
+    if (!have("qemu-system-x86_64", "qemu-system-x86") ||
+        !lab_ok(results, LAB " -- run -t native -w syscall"))
+        return;
+    counters = read_csv(results, "counters.csv");
+    for (size_t i = 0; counters && i < table_rows(counters); i++)
+        if (!strcmp(cell(counters, i, "name"), "boot_instructions"))
+            table_number(counters, i, table_column(counters, "value"), &value);
+    CU_ASSERT(value > 1000);
+    CU_ASSERT(value <= 200000);
+    table_free(counters);
+}
+
+/* ---- Bochs ------------------------------------------------------------- */
+
+/* References per load in the order the plan runs: for each guest and host
+ * page nested, then shadow. */
+static void check_walks(const char *csv)
+{
+    static const struct {
+        int refs, ept;
+    } expected[] = {{24, 1}, {4, 0}, {19, 1}, {4, 0},
+                    {19, 1}, {4, 0}, {15, 1}, {3, 0}};
+    struct table *table = NULL;
+    struct why why = {""};
+    double loads, refs, ept;
+    unsigned seen = 0;
+
+    CU_ASSERT_FATAL(!table_parse(&table, "walk-refs", csv, strlen(csv), &why));
+    for (size_t i = 0; i < table_rows(table); i++) {
+        if (!table_number(table, i, table_column(table, "loads"), &loads) ||
+            loads < 16 || seen == 8)
+            continue; /* the warm-up */
+        CU_ASSERT(table_number(table, i, table_column(table, "refs_per_load"),
+                               &refs));
+        CU_ASSERT(
+            table_number(table, i, table_column(table, "ept_refs"), &ept));
+        CU_ASSERT_EQUAL(refs, expected[seen].refs);
+        CU_ASSERT_EQUAL(ept > 0, expected[seen].ept);
+        if (refs != expected[seen].refs)
+            printf("(window %zu: %g references, expected %d) ", i, refs,
+                   expected[seen].refs);
+        seen++;
+    }
+    CU_ASSERT_EQUAL(seen, 8);
+    table_free(table);
+}
+
+static void walk_references(void)
+{
+    char *folder = test_folder(), *output;
+    int status;
+
+    if (have("bochs", "bochs") && have("xorriso", "xorriso")) {
+        status = test_shell(
+            &output,
+            "cd %s && " MEMVIRT_ROOT "/scripts/lab/lab --machine vmx --trace "
+            "trace -- %s/memvirt run --switch-kvm -t nested,shadow -w walk "
+            "--ops 16 --size 32M --guest-page 4K,2M --host-page 4K,thp "
+            "--no-counters -o /out/run >log 2>&1 || { cat log; exit 1; "
+            "}; " MEMVIRT_ROOT "/scripts/lab/walk-refs trace",
+            folder, MEMVIRT_BUILD);
+        CU_ASSERT_EQUAL(status, 0);
+        if (status)
+            printf("\n%s\n", output);
+        else
+            check_walks(output);
+        free(output);
+    }
+    free(folder);
+}
+
+TEST_SUITE(lab, {"exits are exact, sources agree, runs repeat", exact_exits},
+           {"every workload computes the same everywhere", everywhere_the_same},
+           {"suites that need KVM's tracepoints and switch", suites_inside},
+           {"the guest reaches its first operation quickly", boots_quickly},
+           {"page-walk references under Bochs", walk_references});
