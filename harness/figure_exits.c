@@ -166,6 +166,16 @@ static void write_reason(const struct bars *bars, const struct reasons *reasons,
     }
 }
 
+/* KVM's statistics may know the sum alone (kvm_pvm's do). */
+static const char *legend(const struct reasons *reasons, size_t rank)
+{
+    if (rank == REASONS_SHOWN)
+        return "other";
+    return strcmp(reasons->reasons[rank].name, "all")
+               ? reasons->reasons[rank].name
+               : "reason unknown";
+}
+
 static void write_data(const struct bars *bars, const struct reasons *reasons,
                        struct figure *figure)
 {
@@ -178,8 +188,7 @@ static void write_data(const struct bars *bars, const struct reasons *reasons,
           figure->data);
     for (size_t r = 0; r < series; r++) {
         fputs(r ? "\n\n" : "\n", figure->data);
-        figure_label(figure,
-                     r < REASONS_SHOWN ? reasons->reasons[r].name : "other");
+        figure_label(figure, legend(reasons, r));
         fputc('\n', figure->data);
         write_reason(bars, reasons, r, figure);
     }

@@ -75,6 +75,10 @@ static void unclear_has_no_reach(void)
     curve(points, 0, 0);
     points[POINTS - 1].small_ns *= 3; /* nothing behind it confirms it */
     CU_ASSERT_EQUAL(reach_find(points, POINTS, reaches), 0);
+    curve(points, 0, 0);
+    for (unsigned i = 0; i < 4; i++) /* 2M slow at first, then no difference */
+        points[i].large_ns += 1.2;
+    CU_ASSERT_EQUAL(reach_find(points, POINTS, reaches), 0);
     curve(points, 6, 30); /* no plateau before the rise */
     CU_ASSERT_EQUAL(reach_find(points + 2, 4, reaches), 0);
     CU_ASSERT_EQUAL(reach_find(points, 3, reaches), 0);
