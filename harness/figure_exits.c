@@ -60,8 +60,8 @@ static void insert(struct bars *bars, const struct group *group)
             at = i + 1;
             break;
         }
-    memmove(bars->groups + at + 1, bars->groups + at,
-            (bars->count - at) * sizeof *bars->groups);
+    for (size_t i = bars->count; i > at; i--)
+        bars->groups[i] = bars->groups[i - 1];
     bars->groups[at] = group;
     bars->count++;
 }

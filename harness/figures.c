@@ -13,7 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SCRIPTS MEMVIRT_ROOT "/scripts/figures"
+#define SCRIPTS     MEMVIRT_ROOT "/scripts/figures"
+#define MAIN_SCRIPT SCRIPTS "/figure.gp"
 
 extern char **environ;
 
@@ -124,7 +125,7 @@ static int spawn_gnuplot(const char *folder, const char *statements, int err_fd,
                          pid_t *pid)
 {
     char *argv[] = {"gnuplot",          "--default-settings", "-e",
-                    (char *)statements, SCRIPTS "/figure.gp", NULL};
+                    (char *)statements, MAIN_SCRIPT,          NULL};
     posix_spawn_file_actions_t actions;
     int err;
 
