@@ -68,7 +68,8 @@ static void insert(struct bars *bars, const struct group *group)
 
 static int collect(const struct figure_rows *rows, struct bars *bars)
 {
-    bars->groups = calloc(rows->groups->count + 1, sizeof *bars->groups);
+    bars->groups =
+        calloc(rows->groups->count + 1, sizeof(const struct group *));
     if (!bars->groups)
         return -ENOMEM;
     for (enum technique t = 0; t < TECHNIQUES; t++)

@@ -13,8 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SCRIPTS     MEMVIRT_ROOT "/scripts/figures"
-#define MAIN_SCRIPT SCRIPTS "/figure.gp"
+#define SCRIPTS MEMVIRT_ROOT "/scripts/figures"
 
 extern char **environ;
 
@@ -124,8 +123,9 @@ static void read_complaint(int fd, char *line, size_t bytes)
 static int spawn_gnuplot(const char *folder, const char *statements, int err_fd,
                          pid_t *pid)
 {
+    static const char script[] = SCRIPTS "/figure.gp";
     char *argv[] = {"gnuplot",          "--default-settings", "-e",
-                    (char *)statements, MAIN_SCRIPT,          NULL};
+                    (char *)statements, (char *)script,       NULL};
     posix_spawn_file_actions_t actions;
     int err;
 
