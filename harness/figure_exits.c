@@ -60,15 +60,16 @@ static void insert(struct bars *bars, const struct group *group)
             at = i + 1;
             break;
         }
-    memmove(bars->groups + at + 1, bars->groups + at,
-            (bars->count - at) * sizeof *bars->groups);
+    for (size_t i = bars->count; i > at; i--)
+        bars->groups[i] = bars->groups[i - 1];
     bars->groups[at] = group;
     bars->count++;
 }
 
 static int collect(const struct figure_rows *rows, struct bars *bars)
 {
-    bars->groups = calloc(rows->groups->count + 1, sizeof *bars->groups);
+    bars->groups =
+        calloc(rows->groups->count + 1, sizeof(const struct group *));
     if (!bars->groups)
         return -ENOMEM;
     for (enum technique t = 0; t < TECHNIQUES; t++)
