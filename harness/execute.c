@@ -29,10 +29,8 @@ extern char **environ;
 /* The bare machine is QEMU, started from here. */
 static bool is_bare(const struct run_spec *spec)
 {
-    const struct workload *workload = workload_find(spec->workload);
-
-    return spec->technique == TECH_NATIVE && workload &&
-           workload->class == WL_NANO && spec->platform == PLATFORM_LAB_SVM;
+    return spec->technique == TECH_NATIVE &&
+           native_is_bare(spec, workload_find(spec->workload));
 }
 
 static bool runs_here(const struct run_spec *spec)
