@@ -196,7 +196,7 @@ static void without_kvm(void)
     if (!am_root() || !have_kvm())
         return;
     says(2, "nothing to run",
-         "run " SMALL " >/dev/null; unshare -m sh -c 'mount -t tmpfs none "
+         "list >/dev/null; unshare -m sh -c 'mount -t tmpfs none "
          "/dev && \"$MEMVIRT\" run " SMALL "'");
     says(2, "nothing to run",
          "list >/dev/null; setpriv --reuid=65534 --clear-groups \"$MEMVIRT\" "
