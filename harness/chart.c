@@ -107,9 +107,11 @@ void chart_slot_name(const struct group *group, char *name, size_t bytes)
 
 void chart_series_name(const struct group *group, char *name, size_t bytes)
 {
+    /* A process has one page size: its slot, or curve, names it. */
+    bool native = !strcmp(group->technique, technique_name(TECH_NATIVE));
     char page[24];
 
-    if (group->host_page_bytes > 4096)
+    if (group->host_page_bytes > 4096 && !native)
         snprintf(name, bytes, "%s, host pages %s", group->technique,
                  format_size(group->host_page_bytes, page, sizeof page));
     else

@@ -32,7 +32,7 @@ bool chart_range(const struct chart *chart, double *low, double *high);
 
 /* "gups 8M", with what else distinguishes it: page size, vCPUs. */
 void chart_slot_name(const struct group *group, char *name, size_t bytes);
-/* "nested", and the host's page when it is not 4 KiB. */
+/* "nested", and a VM's host page when it is above 4 KiB. */
 void chart_series_name(const struct group *group, char *name, size_t bytes);
 
 /* One data set a series (its name first, then a row a slot), and what

@@ -3,6 +3,7 @@
 #include "base/parse.h"
 #include "ept/kvm_switch.h"
 #include "harness/child.h"
+#include "harness/lab.h"
 #include "harness/progress.h"
 #include "harness/technique.h"
 #include "mmu/entry.h"
@@ -11,28 +12,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
+#include <sys/sendfile.h>
 #include <unistd.h>
-
-#define LAB_SCRIPT    MEMVIRT_ROOT "/scripts/lab/lab"
-#define LAB_MB        1024 /* beside the largest guest */
-#define LAB_TIMEOUT_S 1800
-
-extern char **environ;
 
 /* ---- Runs of this machine ---------------------------------------------- */
 
 /* The bare machine is QEMU, started from here. */
 static bool is_bare(const struct run_spec *spec)
 {
-    const struct workload *workload = workload_find(spec->workload);
-
-    return spec->technique == TECH_NATIVE && workload &&
-           workload->class == WL_NANO && spec->platform == PLATFORM_LAB_SVM;
+    return spec->technique == TECH_NATIVE &&
+           native_is_bare(spec, workload_find(spec->workload));
 }
 
 static bool runs_here(const struct run_spec *spec)
@@ -127,6 +119,23 @@ static int run_all_here(struct execution *execution, struct progress *progress,
 
 /* ---- Runs in a lab ----------------------------------------------------- */
 
+/* rename(2) across file systems. */
+static int copy_file(const char *from, const char *to)
+{
+    int in = open(from, O_RDONLY | O_CLOEXEC), out;
+    ssize_t copied = -1;
+
+    if (in < 0)
+        return -1;
+    out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (out >= 0)
+        do
+            copied = sendfile(out, in, NULL, 1 << 20);
+        while (copied > 0);
+    close(in);
+    return out < 0 || close(out) || copied < 0 ? -1 : 0;
+}
+
 static int remove_entry(const char *path, const struct stat *st, int type,
                         struct FTW *ftw)
 {
@@ -134,151 +143,105 @@ static int remove_entry(const char *path, const struct stat *st, int type,
     return remove(path);
 }
 
-static struct plan lab_part(const struct plan *plan, enum platform lab,
-                            uint64_t *ram)
+static struct plan lab_part(const struct plan *plan, enum platform lab)
 {
     struct plan part = {calloc(plan->count, sizeof *plan->specs), 0, 0};
 
-    *ram = 0;
-    for (size_t i = 0; part.specs && i < plan->count; i++) {
-        const struct run_spec *spec = &plan->specs[i];
-        uint64_t bytes = run_ram_bytes(spec);
-
-        if (spec->platform != lab || runs_here(spec))
-            continue;
-        part.specs[part.count++] = *spec;
-        if (bytes > *ram)
-            *ram = bytes;
-    }
+    for (size_t i = 0; part.specs && i < plan->count; i++)
+        if (plan->specs[i].platform == lab && !runs_here(&plan->specs[i]))
+            part.specs[part.count++] = plan->specs[i];
     return part;
 }
 
-static int write_plan(const struct plan *plan, const char *path,
-                      struct why *why)
+/* The lab's own environment stands beside ours. */
+static int take_environment(const struct execution *execution,
+                            enum platform lab, const char *folder,
+                            struct why *why)
 {
-    FILE *file = fopen(path, "we");
-    int err = file ? plan_write(plan, file) : -errno;
+    char *from = NULL, *to = NULL;
+    int err = 0;
 
-    if (file)
-        fclose(file);
-    return err ? why_set(why, -err, "cannot write %s: %s", path, strerror(-err))
-               : 0;
+    if (asprintf(&from, "%s/run/environment.json", folder) < 0 ||
+        asprintf(&to, "%s/environment-%s.json", execution->folder,
+                 platform_name(lab)) < 0)
+        err = why_set(why, ENOMEM, "out of memory");
+    else if (rename(from, to) && (errno != EXDEV || copy_file(from, to)))
+        err = why_set(why, errno, "cannot write %s: %s", to, strerror(errno));
+    free(from);
+    free(to);
+    return err;
 }
 
-/* Steps of the lab's own progress ("[3/20] ...") count as ours; the rest of
- * its output is kept for the sentence of a failure. */
-static void follow(FILE *output, struct progress *progress, char *last,
-                   size_t room)
+static int take_results(const struct execution *execution, enum platform lab,
+                        const char *folder, struct why *why)
 {
-    char *line = NULL;
-    size_t length = 0;
+    char *run;
+    int err;
 
-    while (getline(&line, &length, output) > 0) {
-        unsigned step, total;
-        int at = 0;
+    if (asprintf(&run, "%s/run", folder) < 0)
+        return why_set(why, ENOMEM, "out of memory");
+    err = results_merge(execution->results, run, why);
+    if (!err)
+        err = take_environment(execution, lab, folder, why);
+    free(run);
+    return err;
+}
 
-        line[strcspn(line, "\r\n")] = 0;
-        if (sscanf(line, "[%u/%u] %n", &step, &total, &at) == 2 && at)
-            progress_step(progress, line + at);
-        else if (*line)
-            snprintf(last, room, "%s", line);
-        if (*line && !at)
-            progress_note(progress, line);
+/* A lab that failed leaves a failed row for each of its runs. */
+static int add_failures(struct execution *execution, struct progress *progress,
+                        const struct plan *part, const struct why *reason,
+                        struct why *why)
+{
+    struct run_record record = {.status = RUN_FAILED};
+    int err = 0;
+
+    snprintf(record.message, sizeof record.message, "%s", reason->text);
+    for (size_t i = 0; !err && i < part->count; i++) {
+        count(execution, &record);
+        err = results_add(execution->results, &part->specs[i], &record, why);
     }
-    free(line);
+    progress_note(progress, reason->text);
+    return err;
 }
 
-static int start_lab(const struct execution *execution, enum platform lab,
-                     uint64_t ram, const char *folder, pid_t *pid, int *output)
+static int run_part(struct execution *execution, struct progress *progress,
+                    enum platform lab, const struct plan *part, struct why *why)
 {
-    char plan[4200], memory[32], timeout[32], command[160];
-    char *argv[] = {
-        LAB_SCRIPT, "--machine",    lab == PLATFORM_LAB_VMX ? "vmx" : "svm",
-        "--memory", memory,         "--timeout",
-        timeout,    "--file",       plan,
-        "--out",    (char *)folder, "--",
-        "sh",       "-c",           command,
-        NULL};
-    posix_spawn_file_actions_t actions;
-    int out[2], err;
+    struct lab_job job = {
+        .lab = lab,
+        .plan = part,
+        .first_id = results_next_id(execution->results, lab),
+        .stop = execution->stop,
+    };
+    char folder[] = "/tmp/memvirt-lab-XXXXXX";
+    struct why reason = {""};
+    int err;
 
-    snprintf(plan, sizeof plan, "%s/plan.json:/plan.json", folder);
-    snprintf(memory, sizeof memory, "%u", (unsigned)(ram / (1 << 20)) + LAB_MB);
-    snprintf(timeout, sizeof timeout, "%d", LAB_TIMEOUT_S);
-    snprintf(command, sizeof command,
-             MEMVIRT_BUILD "/memvirt run --plan /plan.json --first-id %u "
-                           "--switch-kvm -o /out/run",
-             results_next_id(execution->results, lab));
-    if (pipe2(out, O_CLOEXEC))
-        return -errno;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null",
-                                     O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
-    posix_spawn_file_actions_adddup2(&actions, out[1], STDERR_FILENO);
-    err = posix_spawn(pid, LAB_SCRIPT, &actions, NULL, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    close(out[1]);
-    if (err)
-        close(out[0]);
-    *output = out[0];
-    return -err;
-}
-
-/* The folder's own plan and results are merged and then removed. */
-static int run_in_folder(struct execution *execution, struct progress *progress,
-                         enum platform lab, const struct plan *part,
-                         uint64_t ram, const char *folder, struct why *why)
-{
-    const char *machine = lab == PLATFORM_LAB_VMX ? "vmx" : "svm";
-    char path[4200], last[200] = "it said nothing";
-    int output = -1, status = 0, err;
-    FILE *stream;
-    pid_t pid;
-
-    snprintf(path, sizeof path, "%s/plan.json", folder);
-    err = write_plan(part, path, why);
-    if (err)
-        return err;
-    err = start_lab(execution, lab, ram, folder, &pid, &output);
-    if (err)
-        return why_set(why, -err, "cannot start " LAB_SCRIPT ": %s",
-                       strerror(-err));
-    stream = fdopen(output, "r");
-    if (stream)
-        follow(stream, progress, last, sizeof last);
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        if (*execution->stop)
-            kill(pid, SIGTERM);
-    if (stream)
-        fclose(stream);
-    if (*execution->stop)
-        return -EINTR;
-    snprintf(path, sizeof path, "%s/run", folder);
-    err = results_merge(execution->results, path, why);
-    if (err || !WIFEXITED(status) || WEXITSTATUS(status) > 1)
-        return why_set(why, EIO, "the %s lab failed: %s", machine, last);
-    return 0;
+    if (!mkdtemp(folder))
+        return why_set(why, errno, "cannot create %s: %s", folder,
+                       strerror(errno));
+    err = lab_run(&job, folder, progress, &reason);
+    if (!err) {
+        err = take_results(execution, lab, folder, why);
+        execution->done += (unsigned)part->count;
+        execution->failed += job.failed;
+    } else if (err != -EINTR) {
+        err = add_failures(execution, progress, part, &reason, why);
+    }
+    nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    return err;
 }
 
 static int run_lab(struct execution *execution, struct progress *progress,
                    enum platform lab, struct why *why)
 {
-    char folder[] = "/tmp/memvirt-lab-XXXXXX";
-    uint64_t ram;
-    struct plan part = lab_part(execution->plan, lab, &ram);
+    struct plan part = lab_part(execution->plan, lab);
     int err = 0;
 
-    if (!part.specs || !part.count)
-        err = part.specs ? 0 : why_set(why, ENOMEM, "out of memory");
-    else if (!mkdtemp(folder))
-        err = why_set(why, errno, "cannot create %s: %s", folder,
-                      strerror(errno));
-    else {
-        err = run_in_folder(execution, progress, lab, &part, ram, folder, why);
-        nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-        execution->done += (unsigned)part.count;
-    }
+    if (!part.specs && execution->plan->count)
+        err = why_set(why, ENOMEM, "out of memory");
+    else if (part.count)
+        err = run_part(execution, progress, lab, &part, why);
     plan_free(&part);
     return err;
 }

@@ -60,15 +60,16 @@ static void insert(struct bars *bars, const struct group *group)
             at = i + 1;
             break;
         }
-    memmove(bars->groups + at + 1, bars->groups + at,
-            (bars->count - at) * sizeof *bars->groups);
+    for (size_t i = bars->count; i > at; i--)
+        bars->groups[i] = bars->groups[i - 1];
     bars->groups[at] = group;
     bars->count++;
 }
 
 static int collect(const struct figure_rows *rows, struct bars *bars)
 {
-    bars->groups = calloc(rows->groups->count + 1, sizeof *bars->groups);
+    bars->groups =
+        calloc(rows->groups->count + 1, sizeof(const struct group *));
     if (!bars->groups)
         return -ENOMEM;
     for (enum technique t = 0; t < TECHNIQUES; t++)
@@ -166,6 +167,16 @@ static void write_reason(const struct bars *bars, const struct reasons *reasons,
     }
 }
 
+/* KVM's statistics may know the sum alone (kvm_pvm's do). */
+static const char *legend(const struct reasons *reasons, size_t rank)
+{
+    if (rank == REASONS_SHOWN)
+        return "other";
+    return strcmp(reasons->reasons[rank].name, "all")
+               ? reasons->reasons[rank].name
+               : "reason unknown";
+}
+
 static void write_data(const struct bars *bars, const struct reasons *reasons,
                        struct figure *figure)
 {
@@ -178,8 +189,7 @@ static void write_data(const struct bars *bars, const struct reasons *reasons,
           figure->data);
     for (size_t r = 0; r < series; r++) {
         fputs(r ? "\n\n" : "\n", figure->data);
-        figure_label(figure,
-                     r < REASONS_SHOWN ? reasons->reasons[r].name : "other");
+        figure_label(figure, legend(reasons, r));
         fputc('\n', figure->data);
         write_reason(bars, reasons, r, figure);
     }

@@ -123,8 +123,9 @@ static void read_complaint(int fd, char *line, size_t bytes)
 static int spawn_gnuplot(const char *folder, const char *statements, int err_fd,
                          pid_t *pid)
 {
+    static const char script[] = SCRIPTS "/figure.gp";
     char *argv[] = {"gnuplot",          "--default-settings", "-e",
-                    (char *)statements, SCRIPTS "/figure.gp", NULL};
+                    (char *)statements, (char *)script,       NULL};
     posix_spawn_file_actions_t actions;
     int err;
 

@@ -103,7 +103,7 @@ static int count_cell(const struct reader *r, size_t row, const char *column,
     if (!*cell)
         return 0;
     err = parse_number(cell, column, 0, max, value, &why);
-    return err ? why_set(r->why, -err, "%s/runs.csv, row %zu: %s", r->folder,
+    return err ? why_set(r->why, EINVAL, "%s/runs.csv, row %zu: %s", r->folder,
                          row + 1, why.text)
                : 0;
 }
@@ -435,7 +435,7 @@ static long take_reason(const struct reader *r, const struct slice *s,
                         size_t at, struct group_exit *exit, double *totals)
 {
     const struct sample *first = &s->samples[at];
-    double *values = calloc(s->runs, sizeof *values);
+    double *values = calloc(s->runs + 1, sizeof *values);
     size_t taken = 0;
     int err;
 
@@ -469,7 +469,7 @@ static int by_frequency(const void *a, const void *b)
 static int estimate_total(const struct slice *s, const double *totals,
                           struct estimate *out)
 {
-    double *all = calloc(s->count, sizeof *all);
+    double *all = calloc(s->count + 1, sizeof *all);
     unsigned count = 0;
     int err;
 
@@ -487,11 +487,11 @@ static int estimate_total(const struct slice *s, const double *totals,
 static int estimate_group_exits(const struct reader *r, const struct slice *s)
 {
     struct group *group = &r->groups->groups[s->samples->group];
-    double *totals = calloc(s->runs, sizeof *totals);
+    double *totals = calloc(s->runs + 1, sizeof *totals);
     long taken = 0;
     int err;
 
-    group->exits = calloc(s->best, sizeof *group->exits);
+    group->exits = calloc(s->best + 1, sizeof *group->exits);
     if (!totals || !group->exits)
         taken = -ENOMEM;
     for (size_t at = 0; taken >= 0 && at < s->best; at += (size_t)taken) {

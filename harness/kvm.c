@@ -205,12 +205,11 @@ static int take_rows(struct vm_job *counted, struct run_record *record,
             err = why_set(why, EIO,
                           "the timed and the counted execution computed "
                           "different results");
-    for (unsigned i = 0; i < counted->phases; i++) {
-        if (!err && i < record->phase_count)
-            record->phases[i].rows = counted->rows[i];
-        else
-            rows_free(&counted->rows[i]);
-    }
+    for (unsigned i = 0; !err && i < record->phase_count; i++)
+        if (rows_append(&record->phases[i].rows, &counted->rows[i]))
+            err = why_set(why, ENOMEM, "out of memory");
+    for (unsigned i = 0; i < counted->phases; i++)
+        rows_free(&counted->rows[i]);
     return err;
 }
 
@@ -227,6 +226,7 @@ static int run_counted(const struct run_spec *spec, struct run_record *record,
     err = run_vm(spec, &job, why);
     counters_close(job.counters);
     rows_err = take_rows(&job, record, err ? &rows_why : why);
+    run_record_free(&scratch);
     return err ? err : rows_err;
 }
 

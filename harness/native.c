@@ -1,7 +1,8 @@
 /*
  * `native`: the workload as a Linux process. The kernel nanobenchmarks have
  * no such form; theirs is the guest image booted straight on the lab's bare
- * machine.
+ * machine, and on lab-svm that is the baseline of the MMU microbenchmarks too,
+ * which would otherwise compare two kernels.
  */
 #include "harness/counters/counters.h"
 #include "harness/technique.h"
@@ -93,13 +94,22 @@ static int take_memory_from(const char *nodes, struct why *why)
     return 0;
 }
 
+bool native_is_bare(const struct run_spec *spec,
+                    const struct workload *workload)
+{
+    if (spec->platform != PLATFORM_LAB_SVM || !workload)
+        return false;
+    return workload->class == WL_NANO ||
+           (workload->class == WL_MMU && spec->vcpus == 1);
+}
+
 static int native_run(const struct run_spec *spec,
                       const struct workload *workload,
                       struct run_record *record, struct why *why)
 {
     int err;
 
-    if (workload->class == WL_NANO && spec->platform == PLATFORM_LAB_SVM) {
+    if (native_is_bare(spec, workload)) {
         snprintf(record->message, sizeof record->message,
                  "the guest image on the bare machine");
         return qemu_run(spec, true, record, why);

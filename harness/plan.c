@@ -343,17 +343,19 @@ int plan_add_default(struct plan *plan, const struct plan_request *request,
         const char *techniques, *workloads, *sizes, *guest_pages;
         uint64_t operations;
         unsigned reps;
-        bool lab;
+        bool lab, uncounted;
     } parts[] = {
         {"native,shadow,nested", "chase",
-         "64K,128K,256K,512K,1M,2M,4M,8M,16M,32M", "4K,2M", 1000000, 1, false},
+         "64K,128K,256K,512K,1M,2M,4M,8M,16M,32M,64M", "4K,2M", 1000000, 3,
+         false, true},
         {"native,emulation,shadow,nested", "gups,btree,pi,seq", "8M", "4K", 0,
-         3, false},
+         3, false, false},
         {"native,emulation,shadow,nested", "segv,ctxsw,protect,firsttouch",
-         "256K", "4K", 20, 3, false},
-        {"native,shadow,nested", "nano", NULL, "4K", 1000, 1, true},
-        {"native,shadow,nested", "mmu", "256K", "4K", 50, 1, true},
-        {"native,shadow,nested", "gups,btree", "4M", "4K", 100000, 1, true},
+         "256K", "4K", 20, 3, false, false},
+        {"native,shadow,nested", "nano", NULL, "4K", 1000, 1, true, false},
+        {"native,shadow,nested", "mmu", "256K", "4K", 50, 1, true, false},
+        {"native,shadow,nested", "gups,btree", "4M", "4K", 100000, 1, true,
+         false},
     };
     int err = 0;
 
@@ -369,6 +371,7 @@ int plan_add_default(struct plan *plan, const struct plan_request *request,
         part.reps = request->reps ? request->reps : parts[i].reps;
         if (!part.operations)
             part.operations = parts[i].operations;
+        part.uncounted = request->uncounted || parts[i].uncounted;
         part.lab_only = parts[i].lab;
         if (!parts[i].lab)
             part.machines = "";

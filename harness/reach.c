@@ -47,11 +47,14 @@ unsigned reach_find(const struct reach_point *points, size_t count,
 
     if (!usable(points, count))
         return 0;
-    ground = fmin(excess(&points[0]), excess(&points[1]));
+    /* 4 KiB pages cheaper than 2 MiB ones are noise, not a plateau: a rise
+     * from there to nothing is no miss. */
+    ground = fmax(0, fmin(excess(&points[0]), excess(&points[1])));
     for (size_t i = 2; i < count && found < REACH_LEVELS_MAX; i++) {
         double before = excess(&points[i - 1]) - ground;
         double now = excess(&points[i]) - ground;
         bool rises = now - before >= step(&points[i]) &&
+                     now >= step(&points[i]) &&
                      (!found || now >= REACH_FACTOR * before);
 
         if (rises && calm && lasts(points, count, i, before + ground))

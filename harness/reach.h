@@ -33,6 +33,8 @@ struct reach {
  *    a step, or it grew by less than REACH_FACTOR since the point before;
  *  - grows by at least a step and, from a former level's plateau, by
  *    REACH_FACTOR or more;
+ *  - then is a step above the plateau of the first two points, or above 0 if
+ *    noise put that below;
  *  - stays at least half as high at all larger working sets.
  *
  * A step is REACH_STEP of large_ns there, or REACH_STEP_NS if that is more.

@@ -71,7 +71,8 @@ static int texts_open(struct text texts[FILES], struct why *why)
             fclose(texts[i].stream);
             free(texts[i].bytes);
         }
-        return why_set(why, ENOMEM, "out of memory");
+        why_set(why, ENOMEM, "out of memory");
+        return -ENOMEM;
     }
     return 0;
 }
@@ -410,15 +411,19 @@ static int other_columns(const struct table *table, unsigned file,
     char *header = strdup(files[file].header), *rest = header, *name;
     int count = 0;
 
-    if (!header)
-        return why_set(why, ENOMEM, "out of memory");
+    if (!header) {
+        why_set(why, ENOMEM, "out of memory");
+        return -ENOMEM;
+    }
     while (count >= 0 && (name = strsep(&rest, ","))) {
         columns[count] = table_column(table, name);
-        if (columns[count++] < 0)
-            count = why_set(why, EINVAL,
-                            "%s has no column '%s': it is of another "
-                            "version of memvirt",
-                            files[file].name, name);
+        if (columns[count++] < 0) {
+            why_set(why, EINVAL,
+                    "%s has no column '%s': it is of another version of "
+                    "memvirt",
+                    files[file].name, name);
+            count = -EINVAL;
+        }
     }
     free(header);
     return count;

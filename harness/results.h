@@ -15,8 +15,10 @@ int results_create(struct results **results, const char *folder,
                    struct why *why);
 
 /* Writes one row of runs.csv per phase (one in all when there is none) and
- * their exits and counters, and flushes, so that a reader or a crash at any
- * moment finds whole rows. Run ids are `<platform>-<number>`. */
+ * their exits and counters, each file's in one write(2), so that a reader or a
+ * crash finds whole rows. (SIGKILL within that call can cut the last one: the
+ * kernel looks for it at page boundaries.) On an error, such as a full disk,
+ * what did not fit is taken back. Run ids are `<platform>-<number>`. */
 int results_add(struct results *results, const struct run_spec *spec,
                 const struct run_record *record, struct why *why);
 

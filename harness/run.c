@@ -151,6 +151,17 @@ int rows_add_counter(struct rows *rows, const struct counter_row *row)
     return err;
 }
 
+int rows_append(struct rows *to, const struct rows *from)
+{
+    int err = 0;
+
+    for (unsigned i = 0; !err && i < from->exit_count; i++)
+        err = rows_add_exit(to, &from->exits[i]);
+    for (unsigned i = 0; !err && i < from->counter_count; i++)
+        err = rows_add_counter(to, &from->counters[i]);
+    return err;
+}
+
 void rows_free(struct rows *rows)
 {
     free(rows->exits);

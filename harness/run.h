@@ -82,9 +82,10 @@ struct rows {
     unsigned counter_count;
 };
 
-/* Both return 0 or -ENOMEM and copy the row. */
+/* These return 0 or -ENOMEM and copy. */
 int rows_add_exit(struct rows *rows, const struct exit_row *row);
 int rows_add_counter(struct rows *rows, const struct counter_row *row);
+int rows_append(struct rows *to, const struct rows *from);
 void rows_free(struct rows *rows);
 
 struct phase_record {

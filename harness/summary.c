@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* From this many working sets on, a workload is a sweep. */
+#define SWEEP_MIN 3
+
 #define TOP_EXITS 3
 
 enum column {
@@ -204,7 +207,7 @@ static void choose_columns(struct grid *grid)
     static const char *const titles[COLUMNS] = {
         [WORKLOAD] = "workload",
         [SIZE] = "size",
-        [PAGE] = "page",
+        [PAGE] = "guest/host page",
         [VCPUS] = "vCPUs",
         [PHASE] = "phase",
         [TECHNIQUE] = "technique",
@@ -299,10 +302,39 @@ static void print_heading(const struct grid *grid, FILE *to)
     }
 }
 
+/* Working sets of a workload on a platform, told apart by size only. */
+static unsigned working_sets(const struct groups *groups, const struct group *g)
+{
+    unsigned count = 0;
+
+    for (size_t i = 0; i < groups->count; i++) {
+        const struct group *x = &groups->groups[i];
+        bool seen = strcmp(x->workload, g->workload) ||
+                    strcmp(x->platform, g->platform);
+
+        for (size_t j = 0; !seen && j < i; j++)
+            seen = !strcmp(groups->groups[j].workload, x->workload) &&
+                   groups->groups[j].working_set_bytes == x->working_set_bytes;
+        count += !seen;
+    }
+    return count;
+}
+
+/* The table is for reading: building data structures is left to runs.csv, and
+ * so are the first touches of a sweep over many working sets. */
+static bool worth_a_row(const struct groups *groups, const struct group *g)
+{
+    if (!strcmp(g->phase, "init"))
+        return false;
+    return strcmp(g->phase, "first_touch") ||
+           working_sets(groups, g) <= SWEEP_MIN;
+}
+
 static int print_platform(const struct groups *groups, const char *platform,
                           FILE *to, struct why *why)
 {
     struct grid grid = {.platform = platform};
+    unsigned left_out = 0;
 
     grid.rows = calloc(groups->count, sizeof *grid.rows);
     if (!grid.rows)
@@ -313,6 +345,10 @@ static int print_platform(const struct groups *groups, const char *platform,
 
         if (!measured(g, platform))
             continue;
+        if (!worth_a_row(groups, g)) {
+            left_out++;
+            continue;
+        }
         fill_row(row, g);
         row->workload = first_of_workload(groups, g->workload);
         grid.count++;
@@ -324,6 +360,11 @@ static int print_platform(const struct groups *groups, const char *platform,
     print_cells(&grid, NULL, to);
     for (size_t i = 0; i < grid.count; i++)
         print_cells(&grid, grid.rows[i].cells, to);
+    if (left_out)
+        fprintf(to,
+                "  (%u more in runs.csv: init phases, first touches of "
+                "sweeps)\n",
+                left_out);
     fputc('\n', to);
     free(grid.rows);
     return 0;

@@ -40,6 +40,12 @@ extern const struct technique_ops technique_shadow, technique_nested;
 /* qemu.c */
 extern const struct technique_ops technique_emulation;
 
+/* Whether the native row of this run is the guest image on the lab's bare
+ * machine and no process: for what the guest kernel does, so that only the
+ * virtualization differs. The bare machine has one CPU. */
+bool native_is_bare(const struct run_spec *spec,
+                    const struct workload *workload);
+
 /* qemu.c: the guest image in QEMU TCG without KVM, counting instructions when
  * `icount`: the lab's bare machine. */
 int qemu_here(struct why *why);

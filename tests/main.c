@@ -122,13 +122,18 @@ static void after_test(const CU_pTest test, const CU_pSuite suite,
     fflush(stdout);
 }
 
+/* Named, or not left out ("-name") where none is named. */
 static bool wanted(const char *name, int argc, char **argv)
 {
-    bool any = argc < 2;
+    bool named = false, some_named = false;
 
-    for (int i = 1; i < argc; i++)
-        any |= !strcmp(argv[i], name);
-    return any;
+    for (int i = 1; i < argc; i++) {
+        if (argv[i][0] == '-' && !strcmp(argv[i] + 1, name))
+            return false;
+        some_named |= argv[i][0] != '-';
+        named |= !strcmp(argv[i], name);
+    }
+    return named || !some_named;
 }
 
 static void add_suite(const struct test_suite *suite)

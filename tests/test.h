@@ -4,8 +4,8 @@
  *     static void sizes_parse(void) { CU_ASSERT_EQUAL(...); }
  *     TEST_SUITE(parse, {"sizes parse", sizes_parse});
  *
- * `memvirt-tests [SUITE...]` runs them; it ends with "N passed, N failed, N
- * skipped" counted in test functions.
+ * `memvirt-tests [SUITE...]` runs them, or all but `-SUITE`; it ends with "N
+ * passed, N failed, N skipped" counted in test functions.
  */
 #ifndef TESTS_TEST_H
 #define TESTS_TEST_H

@@ -14,7 +14,7 @@ set xrange [-0.6 : slots - 0.4]
 if (logarithmic) {
     set logscale y
     set yrange [10 ** floor(log10(low * 0.7)) : 10 ** ceil(log10(high * 1.05))]
-    set format y '10^{%T}'
+    set format y '1e%T'
     if (low > 0.01 && high < 1e6) { set format y '%g' }
 } else {
     set yrange [0 : *]

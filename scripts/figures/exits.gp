@@ -21,7 +21,7 @@ if (apart) {
     set tmargin at screen 0.90
     set logscale y
     set yrange [10 ** floor(log10(low * 0.7)) : 10 ** ceil(log10(high * 4))]
-    set format y '10^{%T}'
+    set format y '1e%T'
     if (low > 1e-4 && high < 1e6) { set format y '%g' }
     set ylabel 'VM exits / operation'
     set format x ''

@@ -6,7 +6,8 @@
 
 #include <errno.h>
 
-#define USER_RFLAGS    0x202ull
+#define RFLAGS_FIXED   0x2ull
+#define RFLAGS_IF      0x200ull
 #define RFLAGS_OF_USER 0xcd5ull /* the arithmetic flags and DF */
 #define RED_ZONE       128
 
@@ -35,6 +36,13 @@ static struct trap_frame *frame_of(const struct process *p)
     return (struct trap_frame *)p->stack_top - 1;
 }
 
+/* Interrupts are for shootdowns only. With one CPU they stay off: a bare
+ * machine's timer would arrive at a vector nobody set up. */
+static uint64_t user_rflags(void)
+{
+    return RFLAGS_FIXED | (kernel_get()->config.vcpus > 1 ? RFLAGS_IF : 0);
+}
+
 struct trap_frame process_user_frame(unsigned cpu, uint64_t entry,
                                      uint64_t arg0, uint64_t arg1,
                                      uint64_t arg2)
@@ -46,7 +54,7 @@ struct trap_frame process_user_frame(unsigned cpu, uint64_t entry,
         .rdx = arg2,
         .cs = USER_CS,
         .ss = USER_SS,
-        .rflags = USER_RFLAGS,
+        .rflags = user_rflags(),
         /* as after a call: RSP + 8 is a multiple of 16 */
         .rsp = USER_STACK - cpu * (uint64_t)USER_STACK_BYTES - 8,
     };
@@ -196,7 +204,7 @@ static long sys_resume(struct trap_frame *frame, uint64_t saved)
     *frame = *(const struct trap_frame *)saved;
     frame->cs = USER_CS;
     frame->ss = USER_SS;
-    frame->rflags = (frame->rflags & RFLAGS_OF_USER) | USER_RFLAGS;
+    frame->rflags = (frame->rflags & RFLAGS_OF_USER) | user_rflags();
     return (long)frame->rax;
 }
 

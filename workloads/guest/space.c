@@ -292,6 +292,24 @@ static int vma_split(struct space *space, uint64_t at)
     return 0;
 }
 
+/* Joins a range with the ones it could be one with, so that a program that
+ * changes page after page does not run out of ranges. */
+static void vma_join(struct space *space, struct vma *v)
+{
+    for (struct vma *w = space->vmas; w < space->vmas + VMAS_MAX; w++) {
+        if (w == v || w->start == w->end || w->prot != v->prot ||
+            w->page_bytes != v->page_bytes)
+            continue;
+        if (w->end == v->start)
+            v->start = w->start;
+        else if (w->start == v->end)
+            v->end = w->end;
+        else
+            continue;
+        w->start = w->end = 0;
+    }
+}
+
 static uint64_t leaf_flags(const struct vma *v)
 {
     uint64_t flags = PTE_US | PTE_A;
@@ -474,6 +492,7 @@ int space_protect(struct kernel *k, struct space *space, uint64_t start,
         v->prot = prot;
         each_leaf(k, space, v, protect_leaf);
         flush(k, space, v->start, v->end, v->page_bytes);
+        vma_join(space, v);
     }
     return err;
 }
