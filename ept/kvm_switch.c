@@ -146,7 +146,7 @@ static enum kvm_flavour find_flavour(const struct kvm_host *host, int kvm)
 static enum kvm_paging read_paging(const struct kvm_host *host,
                                    enum kvm_flavour flavour)
 {
-    char line[VALUE_BYTES], file[64];
+    char line[VALUE_BYTES] = "", file[64];
 
     if (flavour == KVM_FLAVOUR_PVM)
         return KVM_PAGING_SHADOW;
@@ -236,7 +236,7 @@ static int add_option(const struct kvm_host *host, const struct flavour *f,
                       const char *name, const char *forced,
                       char options[OPTIONS_BYTES])
 {
-    char file[300], value[VALUE_BYTES];
+    char file[300], value[VALUE_BYTES] = "";
     size_t used = strlen(options);
     int written;
 

@@ -1,5 +1,7 @@
 #include "harness/doctor.h"
 
+#include "base/program.h"
+
 #include "base/parse.h"
 #include "ept/kvm_switch.h"
 #include "harness/counters/counters.h"
@@ -402,21 +404,6 @@ static int examine_topology(struct doctor *d)
                   "sudo cpupower frequency-set -g performance", "%s", governor);
 }
 
-static bool in_path(const char *program)
-{
-    char *path = strdup(getenv("PATH") ? getenv("PATH") : "/usr/bin"), *rest;
-    char *folder, file[512];
-    bool found = false;
-
-    rest = path;
-    while (path && !found && (folder = strsep(&rest, ":"))) {
-        snprintf(file, sizeof file, "%s/%s", folder, program);
-        found = !access(file, X_OK);
-    }
-    free(path);
-    return found;
-}
-
 static int examine_tools(struct doctor *d)
 {
     static const struct {
@@ -433,7 +420,7 @@ static int examine_tools(struct doctor *d)
     int err = 0;
 
     for (unsigned i = 0; !err && i < sizeof tools / sizeof tools[0]; i++) {
-        bool has = in_path(tools[i].program);
+        bool has = program_in_path(tools[i].program);
 
         err = report(d, "tools", tools[i].program,
                      has ? FINDING_OK : FINDING_MISSING,

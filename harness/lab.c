@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define SCRIPT        MEMVIRT_ROOT "/scripts/lab/lab"
+#define COMMAND       MEMVIRT_BUILD "/memvirt"
 #define MACHINE_MB    1024 /* beside the largest guest */
 #define BOOT_LIMIT_S  600
 #define TIMEOUT_MAX_S 86400
@@ -85,7 +86,7 @@ static int spawn(const struct lab_job *job, const char *folder, int out,
                     "--out",
                     (char *)folder,
                     "--",
-                    MEMVIRT_BUILD "/memvirt",
+                    COMMAND,
                     "run",
                     "--plan",
                     "/plan.json",

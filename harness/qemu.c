@@ -4,6 +4,7 @@
  * is the lab's bare machine and gives the kernel nanobenchmarks their native
  * row. The results come back through the debug console (workloads/abi.h).
  */
+#include "base/program.h"
 #include "harness/image.h"
 #include "harness/technique.h"
 #include "vmm/results.h"
@@ -28,20 +29,9 @@ extern char **environ;
 
 int qemu_here(struct why *why)
 {
-    const char *path = getenv("PATH");
-    char *copy = strdup(path ? path : "/usr/bin"), *rest = copy, *folder;
-    int err = -ENOENT;
-
-    while (copy && err && (folder = strsep(&rest, ":"))) {
-        char candidate[4096];
-
-        snprintf(candidate, sizeof candidate, "%s/" QEMU, folder);
-        err = access(candidate, X_OK) ? -ENOENT : 0;
-    }
-    free(copy);
-    return err ? why_set(why, ENOTSUP,
-                         "no " QEMU ": 'apt install qemu-system-x86'")
-               : 0;
+    if (program_in_path(QEMU))
+        return 0;
+    return why_set(why, ENOTSUP, "no " QEMU ": 'apt install qemu-system-x86'");
 }
 
 /* Memory files: what QEMU reads, what the guest prints, what QEMU says. */

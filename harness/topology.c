@@ -66,7 +66,7 @@ static int add_numbers(struct targets *t, const char *text, struct why *why)
 {
     hwloc_const_cpuset_t all = hwloc_topology_get_allowed_cpuset(t->topology);
     char *valid = NULL;
-    unsigned first, last;
+    unsigned first = 0, last = 0;
     int err = parse_range(text, 1u << 20, &first, &last);
 
     hwloc_bitmap_list_asprintf(&valid, all);
