@@ -1,6 +1,7 @@
 #include "harness/lab.h"
 
 #include "harness/technique.h"
+#include "mmu/entry.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -53,6 +54,24 @@ static unsigned memory_mb(const struct plan *plan)
     return (unsigned)(ram >> 20) + MACHINE_MB;
 }
 
+/* Such pages can be had only while the machine boots. */
+static unsigned pages_1g(const struct plan *plan)
+{
+    uint64_t most = 0;
+
+    for (size_t i = 0; i < plan->count; i++) {
+        const struct run_spec *spec = &plan->specs[i];
+        bool wanted =
+            spec->host_page == HOST_1G || (spec->technique == TECH_NATIVE &&
+                                           spec->guest_page_bytes == PAGE_1G);
+        uint64_t pages = (run_ram_bytes(spec) + PAGE_1G - 1) / PAGE_1G;
+
+        if (wanted && pages > most)
+            most = pages;
+    }
+    return (unsigned)most;
+}
+
 static unsigned timeout_s(const struct plan *plan)
 {
     uint64_t sum = BOOT_LIMIT_S;
@@ -65,37 +84,24 @@ static unsigned timeout_s(const struct plan *plan)
 static int spawn(const struct lab_job *job, const char *folder, int out,
                  pid_t *pid)
 {
-    char *plan, memory[16], timeout[16], first_id[16];
+    char *plan, memory[16], huge_1g[16], timeout[16], first_id[16];
     posix_spawn_file_actions_t actions;
     int err;
 
     snprintf(memory, sizeof memory, "%u", memory_mb(job->plan));
+    snprintf(huge_1g, sizeof huge_1g, "%u", pages_1g(job->plan));
     snprintf(timeout, sizeof timeout, "%u", timeout_s(job->plan));
     snprintf(first_id, sizeof first_id, "%u", job->first_id);
     if (asprintf(&plan, "%s/plan.json:/plan.json", folder) < 0)
         return -ENOMEM;
-    char *argv[] = {SCRIPT,
-                    "--machine",
-                    (char *)machine_name(job->lab),
-                    "--memory",
-                    memory,
-                    "--timeout",
-                    timeout,
-                    "--file",
-                    plan,
-                    "--out",
-                    (char *)folder,
-                    "--",
-                    COMMAND,
-                    "run",
-                    "--plan",
-                    "/plan.json",
-                    "--first-id",
-                    first_id,
-                    "--switch-kvm",
-                    "-o",
-                    "/out/run",
-                    NULL};
+    char *argv[] = {SCRIPT,         "--machine", (char *)machine_name(job->lab),
+                    "--memory",     memory,      "--huge-1g",
+                    huge_1g,        "--timeout", timeout,
+                    "--file",       plan,        "--out",
+                    (char *)folder, "--",        COMMAND,
+                    "run",          "--plan",    "/plan.json",
+                    "--first-id",   first_id,    "--switch-kvm",
+                    "-o",           "/out/run",  NULL};
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null",
                                      O_RDONLY, 0);
