@@ -153,7 +153,7 @@ LINT_HOSTED = $(HOSTED_SRC) $(WL_SRC)
 check-only: all $B/memvirt-tests
 	@echo "== tests under AddressSanitizer and UBSan"
 	@$(MAKE) --no-print-directory SAN=1 all build/san/memvirt-tests
-	@build/san/memvirt-tests -lab -perf_kvm_stat
+	@build/san/memvirt-tests -lab -lab_machine -lab_vmx -perf_kvm_stat
 	@echo "== tests"
 	@$B/memvirt-tests
 

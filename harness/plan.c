@@ -268,6 +268,13 @@ static int make_spec(const struct plan_request *request,
     return err;
 }
 
+/* Without a VM there is nothing between the guest's pages and the host's: the
+ * host page list is taken once. */
+static bool has_host_pages(enum technique technique)
+{
+    return technique == TECH_SHADOW || technique == TECH_NESTED;
+}
+
 /* All techniques of one combination, on every platform it goes to. */
 static int add_techniques(struct plan *plan, const struct axes *axes,
                           const struct plan_request *request,
@@ -282,7 +289,9 @@ static int add_techniques(struct plan *plan, const struct axes *axes,
         for (unsigned t = 0; !err && t < axes->technique_count; t++) {
             spec->platform = platforms[p];
             spec->technique = axes->techniques[t];
-            if (suits(spec->platform, spec->technique, workload))
+            if (suits(spec->platform, spec->technique, workload) &&
+                (spec->host_page == axes->host_pages[0] ||
+                 has_host_pages(spec->technique)))
                 err = push(plan, spec, why);
         }
     return err;

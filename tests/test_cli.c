@@ -178,6 +178,9 @@ static void more_than_there_is(void)
         return;
     row_says(1, "failed", "smaller --size", "",
              "-t shadow -w gups --size 8T --no-lab --no-figures --ram 400G");
+    row_says(0, "unsupported", "hugepages-1048576kB", "",
+             "-t shadow -w cpuid --ops 10 --host-page 1G --no-lab "
+             "--no-figures");
     row_says(0, "unsupported", "nr_hugepages", "",
              "-t native -w firsttouch --size 1G --guest-page 1G --no-lab "
              "--no-figures");

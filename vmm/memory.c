@@ -34,7 +34,7 @@ static int no_pages(const struct vm_config *config, int err, struct why *why)
                        "cannot get %" PRIu64 " MiB of guest memory: %s; use a "
                        "smaller --size",
                        config->ram_bytes >> 20, strerror(err));
-    return why_set(why, err,
+    return why_set(why, ENOTSUP,
                    "not enough %s pages (%s): reserve %" PRIu64
                    " with 'echo %" PRIu64 " > /sys/kernel/mm/hugepages/"
                    "hugepages-%" PRIu64 "kB/nr_hugepages', or use --host-page "
