@@ -98,6 +98,9 @@ static void other_ends(void)
     /* mov 0x30000000,%al: mapped, but no RAM there */
     ENDS("\x8a\x04\x25\x00\x00\x00\x30\xf4", 20, VM_END_BAD_ACCESS,
          "0x30000000");
+    /* fldl 0x30000000: no KVM emulates x87 loads from MMIO */
+    ENDS("\xdd\x04\x25\x00\x00\x00\x30\xf4", 20, VM_END_INTERNAL_ERROR,
+         "emulation failed");
     /* jmp . */
     ENDS("\xeb\xfe", 1, VM_END_TIMEOUT, "time limit of 1 s");
 }
