@@ -62,7 +62,7 @@ struct run_arguments {
     struct plan_request request;
     const char *output, *plan;
     unsigned first_id; /* of the lab's rows */
-    bool switch_kvm, no_figures;
+    bool no_figures;
 };
 
 enum {
@@ -179,7 +179,7 @@ static bool take_flag(int option, struct run_arguments *arguments)
         arguments->request.pcid = true;
         return true;
     case OPT_SWITCH_KVM:
-        arguments->switch_kvm = true;
+        arguments->request.switch_kvm = true;
         return true;
     case OPT_NO_LAB:
         arguments->request.machines = "";
@@ -323,7 +323,7 @@ static int run_plan(const struct run_arguments *arguments,
     struct execution execution = {
         .plan = plan,
         .folder = folder,
-        .switch_kvm = arguments->switch_kvm,
+        .switch_kvm = arguments->request.switch_kvm,
         .stop = stop_flag(),
     };
     struct why why = {""}, close_why;

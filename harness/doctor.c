@@ -382,7 +382,7 @@ static int examine_topology(struct doctor *d)
         err = report(d, "topology", "numa",
                      s.numa_nodes > 1 ? FINDING_OK : FINDING_NOTE,
                      s.numa_nodes > 1 ? "" : "--numa has nothing to choose",
-                     s.numa_nodes > 1 ? "" : "the lab has two virtual nodes",
+                     s.numa_nodes > 1 ? "" : "a machine with several nodes",
                      "%u node%s", s.numa_nodes, s.numa_nodes == 1 ? "" : "s");
     if (!err && !sched_getaffinity(0, sizeof allowed, &allowed))
         err = report(

@@ -1,6 +1,7 @@
 #include "harness/plan.h"
 
 #include "base/parse.h"
+#include "ept/kvm_switch.h"
 #include "harness/technique.h"
 #include "mmu/entry.h"
 #include "workloads/catalog.h"
@@ -20,6 +21,7 @@ struct axes {
     uint64_t guest_pages[LIST_MAX];
     enum host_page host_pages[HOST_PAGES];
     enum platform labs[2];
+    bool kvm_turns; /* the host's switch may be turned for a run */
     unsigned technique_count, workload_count, size_count, guest_page_count,
         host_page_count, lab_count;
 };
@@ -159,16 +161,33 @@ static int parse_axes(const struct plan_request *request, struct axes *axes,
 
 /* ---- Where a run goes -------------------------------------------------- */
 
+static bool is_kvms(enum technique technique)
+{
+    return technique == TECH_SHADOW || technique == TECH_NESTED;
+}
+
+static bool kvm_turns(const struct plan_request *request)
+{
+    struct kvm_state state;
+
+    if (!request->switch_kvm)
+        return false;
+    kvm_state_read(&kvm_host_linux, &state);
+    return state.switchable;
+}
+
 /* Whether `platform` is a place for this run at all. Reasons that the run
  * itself finds out are its row's message. */
-static bool suits(enum platform platform, enum technique technique,
-                  const struct workload *workload)
+static bool suits(const struct axes *axes, enum platform platform,
+                  enum technique technique, const struct workload *workload)
 {
     struct why why;
 
-    if (platform == platform_here())
+    if (platform == PLATFORM_HOST && platform_here() == PLATFORM_HOST)
         return !technique_ops(technique)->here(workload, &why) ||
-               platform != PLATFORM_HOST;
+               (axes->kvm_turns && is_kvms(technique));
+    if (platform == platform_here())
+        return true;
     if (technique == TECH_EMULATION)
         return false;
     /* Bochs cannot boot the image itself. */
@@ -187,7 +206,7 @@ static unsigned choose_platforms(const struct axes *axes,
 
     for (unsigned i = 0; i < axes->technique_count; i++)
         lab |= here == PLATFORM_HOST &&
-               !suits(here, axes->techniques[i], workload);
+               !suits(axes, here, axes->techniques[i], workload);
     if (!request->lab_only)
         platforms[count++] = here;
     for (unsigned i = 0; lab && i < axes->lab_count; i++)
@@ -268,13 +287,6 @@ static int make_spec(const struct plan_request *request,
     return err;
 }
 
-/* Without a VM there is nothing between the guest's pages and the host's: the
- * host page list is taken once. */
-static bool has_host_pages(enum technique technique)
-{
-    return technique == TECH_SHADOW || technique == TECH_NESTED;
-}
-
 /* All techniques of one combination, on every platform it goes to. */
 static int add_techniques(struct plan *plan, const struct axes *axes,
                           const struct plan_request *request,
@@ -289,9 +301,11 @@ static int add_techniques(struct plan *plan, const struct axes *axes,
         for (unsigned t = 0; !err && t < axes->technique_count; t++) {
             spec->platform = platforms[p];
             spec->technique = axes->techniques[t];
-            if (suits(spec->platform, spec->technique, workload) &&
+            /* Without a VM there is nothing between the guest's pages and the
+             * host's: the list of host pages is taken once. */
+            if (suits(axes, spec->platform, spec->technique, workload) &&
                 (spec->host_page == axes->host_pages[0] ||
-                 has_host_pages(spec->technique)))
+                 is_kvms(spec->technique)))
                 err = push(plan, spec, why);
         }
     return err;
@@ -330,6 +344,7 @@ int plan_add(struct plan *plan, const struct plan_request *request,
     struct axes axes;
     int err = parse_axes(request, &axes, why);
 
+    axes.kvm_turns = kvm_turns(request);
     for (unsigned rep = 1; !err && rep <= reps; rep++)
         for (unsigned w = 0; !err && w < axes.workload_count; w++)
             err = add_workload_runs(plan, &axes, request, axes.workloads[w],

@@ -20,7 +20,7 @@ struct plan_request {
     bool lab_only;
     uint64_t operations, seed, ram_bytes;
     unsigned vcpus, reps, time_limit_s;
-    bool pcid, uncounted;
+    bool pcid, uncounted, switch_kvm;
     const char *cpu, *numa, *image;
 };
 
