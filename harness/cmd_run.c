@@ -267,8 +267,7 @@ static const char *folder_name(const struct run_arguments *arguments,
 
     if (arguments->output)
         return arguments->output;
-    strftime(text, bytes, MEMVIRT_ROOT "/results/%Y%m%d-%H%M%S",
-             localtime_r(&now, &local));
+    strftime(text, bytes, "results/%Y%m%d-%H%M%S", localtime_r(&now, &local));
     return text;
 }
 
