@@ -330,6 +330,37 @@ static bool worth_a_row(const struct groups *groups, const struct group *g)
            working_sets(groups, g) <= SWEEP_MIN;
 }
 
+static bool has_note(const struct group *g, const char *platform)
+{
+    return measured(g, platform) && !g->failed && !g->unsupported &&
+           *g->message;
+}
+
+/* What a reader must know of numbers that stand in the table, once each. */
+static void print_notes(const struct groups *groups, const char *platform,
+                        FILE *to)
+{
+    for (size_t i = 0; i < groups->count; i++) {
+        const struct group *g = &groups->groups[i];
+        unsigned alike = 0;
+        bool first = has_note(g, platform);
+
+        for (size_t j = 0; first && j < groups->count; j++) {
+            const struct group *x = &groups->groups[j];
+            bool same =
+                has_note(x, platform) && !strcmp(x->message, g->message);
+
+            first = !(same && j < i);
+            alike += same;
+        }
+        if (!first)
+            continue;
+        fputs("  note: ", to);
+        print_plain(to, g->message);
+        fprintf(to, " (%u %s)\n", alike, alike == 1 ? "row" : "rows");
+    }
+}
+
 static int print_platform(const struct groups *groups, const char *platform,
                           FILE *to, struct why *why)
 {
@@ -365,6 +396,7 @@ static int print_platform(const struct groups *groups, const char *platform,
                 "  (%u more in runs.csv: init phases, first touches of "
                 "sweeps)\n",
                 left_out);
+    print_notes(groups, platform, to);
     fputc('\n', to);
     free(grid.rows);
     return 0;

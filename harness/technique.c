@@ -45,6 +45,26 @@ static void stamp(char *text, size_t bytes)
     strftime(text, bytes, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
 }
 
+/* What a reader must know of numbers that are right and yet misleading. */
+static void add_remark(const struct run_spec *spec,
+                       const struct workload *workload,
+                       struct run_record *record)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (record->message[0])
+        return;
+    if (cpus > 0 && spec->vcpus > (unsigned long)cpus)
+        snprintf(record->message, sizeof record->message,
+                 "%u vCPUs share %ld CPUs: when they wait for one another, "
+                 "the time is the scheduler's",
+                 spec->vcpus, cpus);
+    else if (!strcmp(record->kvm, "kvm_pvm") && workload &&
+             workload->class == WL_NANO)
+        snprintf(record->message, sizeof record->message,
+                 "kvm_pvm emulates guest CPL0: the time is its emulator's");
+}
+
 void technique_run(const struct run_spec *spec, struct run_record *record)
 {
     const struct technique_ops *ops = technique_ops(spec->technique);
@@ -63,6 +83,8 @@ void technique_run(const struct run_spec *spec, struct run_record *record)
     if (err) {
         record->status = err == -ENOTSUP ? RUN_UNSUPPORTED : RUN_FAILED;
         snprintf(record->message, sizeof record->message, "%s", why.text);
+    } else {
+        add_remark(spec, workload, record);
     }
 }
 
