@@ -291,11 +291,11 @@ static void agrees_with_oracle(void)
     CU_ASSERT(tally.not_canonical > RANDOM_CASES / 1000);
     for (unsigned i = 0; i < 3; i++)
         CU_ASSERT(tally.ok[i] > RANDOM_CASES / 1000);
-    for (unsigned code = 0; code < 64; code++)
-        if (code_exists(code))
-            CU_ASSERT(tally.fault[code] > RANDOM_CASES / 1000)
-        else
-            CU_ASSERT_EQUAL(tally.fault[code], 0);
+    for (unsigned code = 0; code < 64; code++) {
+        unsigned least = code_exists(code) ? RANDOM_CASES / 1000 : 0;
+
+        CU_ASSERT(least ? tally.fault[code] > least : !tally.fault[code]);
+    }
 }
 
 /* ---- By the manual's sections ----------------------------------------------
