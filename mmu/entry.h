@@ -22,6 +22,13 @@
 #define PTE_XD   (1ull << 63) /* execute-disable */
 #define PTE_ADDR 0x000ffffffffff000ull
 
+/* The PAT bit is bit 7 of a PTE, and moves up where PS has that place. */
+#define PTE_PAT       (1ull << 7)
+#define PTE_PAT_LARGE (1ull << 12)
+/* Protection key of a leaf: bits 62:59. */
+#define PTE_KEY_SHIFT 59
+#define PTE_KEY       (15ull << PTE_KEY_SHIFT)
+
 #define PT_ENTRIES 512u
 #define PAGE_4K    (1ull << 12)
 #define PAGE_2M    (1ull << 21)
@@ -54,6 +61,11 @@ static inline unsigned pt_leaf_level(uint64_t page_bytes)
 #define PF_U  (1u << 2)
 #define PF_RS (1u << 3) /* a reserved bit was set */
 #define PF_I  (1u << 4) /* instruction fetch */
+#define PF_PK (1u << 5) /* denied by the protection key */
+
+/* PKRU holds two bits for each key (SDM vol. 3A, 4.6.2). */
+#define PKRU_AD(key) (1u << 2 * (key)) /* no data access */
+#define PKRU_WD(key) (2u << 2 * (key)) /* no write */
 
 #define CR0_PE (1ull << 0)
 #define CR0_MP (1ull << 1)

@@ -11,6 +11,8 @@
 #include <stdint.h>
 
 #define MMU_LEVELS_MAX 5
+/* Passes over the tables while other CPUs change them underneath. */
+#define MMU_ATTEMPTS_MAX 32
 
 /* Paging-structure entries as the walker reaches them. `pa` is 8-byte
  * aligned. A walk in a guest passes guest-physical addresses here; what is
@@ -21,7 +23,8 @@ struct mmu_memory {
      * dimension. */
     int (*read)(void *arg, uint64_t pa, uint64_t *entry);
     /* Sets `bits` in the entry, if it still is `old`: 0, -EAGAIN when it
-     * changed (the walk starts over), or as above. */
+     * changed (the walk starts over), or as above. Never called for bits that
+     * are set already. */
     int (*set)(void *arg, uint64_t pa, uint64_t old, uint64_t bits);
     void *arg;
 };
@@ -36,6 +39,8 @@ struct mmu_state {
     bool smep, smap, pke;   /* CR4 */
     bool ac;                /* EFLAGS.AC */
     bool pages_1g;          /* CPUID.80000001H:EDX[26] */
+    bool g_reserved; /* G in a PML4E or PML5E: AMD reserves it (APM vol. 2,
+                      * 5.3.3), Intel ignores it */
     uint32_t pkru;
 };
 
@@ -62,6 +67,8 @@ struct mmu_reference {
     uint64_t entry; /* as read, before accessed and dirty were set */
 };
 
+/* What describes the page (page_bytes to key) is complete when page_bytes is
+ * not 0: in MMU_OK and in a page fault of a mapped page. */
 struct mmu_walk {
     enum mmu_outcome outcome;
     int error;           /* PF_* of the page fault, or a negative errno */
@@ -78,7 +85,9 @@ struct mmu_walk {
  * Walks once. Accessed and dirty bits are set only when the access is
  * allowed, and then on the whole path, as the SDM's 4.8 says a walk that ends
  * in a translation does. Reserved bits are checked in every present entry
- * read (4.7: error code bit 3).
+ * read (4.7: error code bit 3). An access that is `implicit` is a supervisor's
+ * whatever `user` says. A walk that lost MMU_ATTEMPTS_MAX races ends as
+ * MMU_NO_MEMORY with -EAGAIN. Bits of `cr3` outside 51:12 are ignored.
  */
 void mmu_walk(const struct mmu_state *state, const struct mmu_memory *memory,
               const struct mmu_request *request, struct mmu_walk *walk);
