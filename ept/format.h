@@ -41,10 +41,7 @@
 #define EPT_TYPE_WP 5u
 #define EPT_TYPE_WB 6u
 
-static inline uint64_t ept_type(unsigned type)
-{
-    return (uint64_t)type << EPT_TYPE_SHIFT;
-}
+#define EPT_TYPE(type) ((uint64_t)(type) << EPT_TYPE_SHIFT)
 
 static inline unsigned ept_entry_type(uint64_t entry)
 {
@@ -79,7 +76,8 @@ static inline uint64_t ept_pointer(uint64_t pa, unsigned levels, bool ad)
 #define EPTQ_EXECUTABLE (1ull << 5)
 #define EPTQ_USER_EXEC  (1ull << 6) /* with MBEC */
 #define EPTQ_GLA_VALID  (1ull << 7)
-#define EPTQ_TRANSLATED (1ull << 8)  /* of the access, not of a table's entry \
+#define EPTQ_TRANSLATED                                                       \
+    (1ull << 8)                      /* of the access, not of a table's entry \
                                       */
 #define EPTQ_GLA_USER    (1ull << 9) /* 9 to 11: advanced information */
 #define EPTQ_GLA_WRITE   (1ull << 10)

@@ -1,6 +1,6 @@
 #include "ept/translate.h"
 
-#include <errno.h>
+#include <linux/errno.h>
 
 int ept_state_load(struct ept_state *state, uint64_t eptp, bool five_levels)
 {
@@ -22,6 +22,18 @@ int ept_state_load(struct ept_state *state, uint64_t eptp, bool five_levels)
     return 0;
 }
 
+/* By hand: the compiler may turn a whole struct's into a call of memset. */
+static void start(struct ept_translation *t)
+{
+    t->outcome = EPT_OK;
+    t->error = 0;
+    t->qualification = t->exit_info1 = 0;
+    t->suppress_ve = t->ignore_pat = false;
+    t->pa = t->page_bytes = t->rights = 0;
+    t->memory_type = 0;
+    t->references = 0;
+}
+
 /* ---- EPT ------------------------------------------------------------------
  */
 
@@ -37,7 +49,7 @@ static uint64_t reserved_bits(const struct ept_state *state, uint64_t entry,
     uint64_t reserved = EPT_ADDR & ~((1ull << state->physical_bits) - 1);
 
     if (!ept_is_leaf(entry, level)) {
-        reserved |= ept_type(7) | EPT_IPAT;
+        reserved |= EPT_TYPE(7) | EPT_IPAT;
         if (level > 3)
             reserved |= EPT_PS;
     } else if (level > 1) {
@@ -211,7 +223,7 @@ static int ept_try(const struct ept_state *state,
 {
     const uint64_t needed = needed_rights(state, request);
 
-    *t = (struct ept_translation){.outcome = EPT_OK};
+    start(t);
     /* What a 4-level walk can't reach is a violation (29.3.3.2). */
     if (request->gpa >> pt_shift(state->levels + 1)) {
         violation(state, request, 0, t);
@@ -298,6 +310,7 @@ static void npt_translate(const struct ept_state *state,
                                      .levels = state->levels,
                                      .physical_bits = state->physical_bits,
                                      .nxe = state->nxe,
+                                     .g_reserved = true,
                                      .pages_1g = state->pages_1g};
     const struct mmu_request nested = {
         .va = as_linear(request->gpa, state->levels),
@@ -305,7 +318,7 @@ static void npt_translate(const struct ept_state *state,
         .user = true};
     struct mmu_walk walk;
 
-    *t = (struct ept_translation){.outcome = EPT_OK};
+    start(t);
     /* The manual is silent on what 4 levels can't reach: not present. */
     if (request->gpa >> pt_shift(state->levels + 1)) {
         npt_fault(request,
@@ -328,6 +341,7 @@ void ept_translate(const struct ept_state *state,
         npt_translate(state, memory, request, translation);
         return;
     }
-    while (ept_try(state, memory, request, translation) == -EAGAIN)
-        ;
+    for (unsigned i = 0; i < MMU_ATTEMPTS_MAX; i++)
+        if (ept_try(state, memory, request, translation) != -EAGAIN)
+            return;
 }

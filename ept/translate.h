@@ -76,7 +76,8 @@ int ept_state_load(struct ept_state *state, uint64_t eptp, bool five_levels);
 
 /*
  * Translates once. Accessed and dirty flags are set only when the access is
- * allowed. `memory` is host-physical; its -EAGAIN starts the walk over.
+ * allowed. `memory` is host-physical; its -EAGAIN starts the walk over,
+ * MMU_ATTEMPTS_MAX times at most.
  */
 void ept_translate(const struct ept_state *state,
                    const struct mmu_memory *memory,

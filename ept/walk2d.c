@@ -1,6 +1,6 @@
 #include "ept/walk2d.h"
 
-#include <errno.h>
+#include <linux/errno.h>
 
 /* The translation behind each guest entry read: setting its flags uses it
  * again without reading EPT or NPT again. */
@@ -162,19 +162,33 @@ static void finish(const struct walking *w, const struct mmu_request *request,
     walk->ignore_pat = t.ignore_pat;
 }
 
+/* By hand: the compiler may turn a whole struct's into a call of memset. */
+static void start(struct walk2d *walk)
+{
+    walk->outcome = EPT_OK;
+    walk->error = 0;
+    walk->qualification = walk->exit_info1 = 0;
+    walk->suppress_ve = walk->ignore_pat = false;
+    walk->gpa = walk->pa = 0;
+    walk->guest_page_bytes = walk->nested_page_bytes = 0;
+    walk->writable = walk->executable = walk->user = false;
+    walk->memory_type = 0;
+}
+
 void walk2d(const struct mmu_state *guest, const struct ept_state *nested,
             const struct mmu_memory *memory, const struct mmu_request *request,
             struct walk2d *walk)
 {
-    struct walking w = {.nested = nested,
-                        .memory = memory,
-                        .walk = walk,
-                        .level = guest->levels,
-                        .levels = guest->levels};
+    struct walking w;
     const struct mmu_memory behind = {guest_read, guest_set, &w};
     struct mmu_walk first;
 
-    *walk = (struct walk2d){.outcome = EPT_OK};
+    start(walk);
+    w.nested = nested;
+    w.memory = memory;
+    w.walk = walk;
+    w.levels = guest->levels;
+    start_over(&w);
     mmu_walk(guest, &behind, request, &first);
     switch (first.outcome) {
     case MMU_OK:
