@@ -95,6 +95,39 @@ static void ends_of_a_range(void)
     }
 }
 
+/* Bit 47 is an address bit like the others, and the last page can be had. */
+static void upper_half(void)
+{
+    const struct ept_range range = {(1ull << 48) - PAGE_1G, PAGE_1G, PAGE_1G};
+
+    for (unsigned f = 0; f < 2; f++) {
+        struct ept_translation t;
+        struct host h;
+
+        host_make(&h, f ? EPT_FORMAT_NPT : EPT_FORMAT_EPT, 16);
+        CU_ASSERT_EQUAL(ept_map(&h.state, &h.arena, &range, &whole), 0);
+        translate(&h, (1ull << 48) - 1, &t);
+        CU_ASSERT_EQUAL(t.outcome, EPT_OK);
+        CU_ASSERT_EQUAL(t.pa, 2 * PAGE_1G - 1);
+        free(h.arena.frames);
+    }
+}
+
+/* Backed by memory that isn't aligned alike, a range gets small pages. */
+static void unlike_alignment(void)
+{
+    const struct ept_range range = {PAGE_2M, PAGE_4K, PAGE_2M};
+    struct ept_translation t;
+    struct host h;
+
+    host_make(&h, EPT_FORMAT_EPT, 16);
+    CU_ASSERT_EQUAL(ept_map(&h.state, &h.arena, &range, &whole), 0);
+    translate(&h, PAGE_2M + 7, &t);
+    CU_ASSERT_EQUAL(t.pa, PAGE_4K + 7);
+    CU_ASSERT_EQUAL(t.page_bytes, PAGE_4K);
+    free(h.arena.frames);
+}
+
 static unsigned count_large(const struct ept_policy *policy, unsigned pages,
                             uint8_t *large)
 {
@@ -184,6 +217,8 @@ static void nonsense(void)
         {{0, 0, PAGE_4K}, {PAGE_4K, 0, 0, EPT_R, 6}, 0},
         {{0, 0, PAGE_4K}, {PAGE_4K, 0, 0, EPT_R, 6}, -EEXIST},
         {{0, 0, PAGE_2M}, {PAGE_2M, 1000000, 0, EPT_R, 6}, -EEXIST},
+        {{PAGE_2M, 0, PAGE_2M}, {PAGE_2M, 1000000, 0, EPT_R, 6}, 0},
+        {{PAGE_2M, 0, PAGE_4K}, {PAGE_4K, 0, 0, EPT_R, 6}, -EEXIST},
         {{PAGE_1G, 0, PAGE_4K}, {PAGE_4K, 0, 0, EPT_R, 6}, -ENOMEM},
     };
     struct host h;
@@ -197,6 +232,7 @@ static void nonsense(void)
 }
 
 TEST_SUITE(ept_map, {"the ends of a range", ends_of_a_range},
-           {"fragments", fragments},
+           {"the upper half", upper_half},
+           {"unlike alignment", unlike_alignment}, {"fragments", fragments},
            {"fragments of fragments", fragments_of_fragments},
            {"nonsense is refused", nonsense});

@@ -77,7 +77,7 @@ static uint64_t draw(struct world *w)
     w->random ^= w->random << 13;
     w->random ^= w->random >> 7;
     w->random ^= w->random << 17;
-    return w->random * 0x2545f4914f6cdd1dull >> 16;
+    return __builtin_bswap64(w->random * 0x2545f4914f6cdd1dull);
 }
 
 static bool chance(struct world *w, unsigned of_64)
@@ -628,6 +628,25 @@ static bool expect_updates(struct world *w, struct walk2d *x,
     return true;
 }
 
+/* What a TLB would keep. */
+static void expect_page(const struct world *w, struct walk2d *x,
+                        const struct guest_page *page,
+                        const struct host_page *host)
+{
+    const uint64_t by = w->nested.mbec && page->us ? 0x400 : 4;
+
+    x->pa = host->pa | (x->gpa & 0xfff);
+    x->guest_page_bytes = 1ull << pt_shift(page->step[page->steps - 1].level);
+    x->nested_page_bytes = 1ull << pt_shift(host->step[host->steps - 1].level);
+    x->user = page->us;
+    x->writable = page->rw && (host->rights & 2);
+    x->executable = !page->xd && (host->rights & (is_npt(w) ? PTE_XD : by));
+    if (is_npt(w))
+        return;
+    x->memory_type = host->entry >> 3 & 7;
+    x->ignore_pat = host->entry >> 6 & 1;
+}
+
 static void expect_access(struct world *w, struct walk2d *x,
                           const struct guest_page *page, uint64_t gpa,
                           const struct mmu_request *r)
@@ -636,7 +655,7 @@ static void expect_access(struct world *w, struct walk2d *x,
     const bool by_user = w->nested.mbec && page->us;
 
     if (expect_host(w, x, gpa, 0, access[r->access], by_user ? 0x400 : 4)) {
-        x->pa = w->host[key_of(gpa)].pa | (gpa & 0xfff);
+        expect_page(w, x, page, &w->host[key_of(gpa)]);
         return;
     }
     if (x->outcome != EPT_VIOLATION)
@@ -677,6 +696,16 @@ static bool same_references(const struct walk2d *x, const struct walk2d *got)
     return true;
 }
 
+static bool same_page(const struct walk2d *x, const struct walk2d *got)
+{
+    return x->guest_page_bytes == got->guest_page_bytes &&
+           x->nested_page_bytes == got->nested_page_bytes &&
+           x->user == got->user && x->writable == got->writable &&
+           x->executable == got->executable &&
+           x->memory_type == got->memory_type &&
+           x->ignore_pat == got->ignore_pat;
+}
+
 static const char *difference(const struct world *w, const struct walk2d *x,
                               const struct walk2d *got)
 {
@@ -694,6 +723,8 @@ static const char *difference(const struct world *w, const struct walk2d *x,
         return "guest-physical address";
     if (x->pa != got->pa)
         return "physical address";
+    if (!same_page(x, got))
+        return "page";
     if (!same_references(x, got))
         return "references";
     if (memcmp(&w->now, &w->expected, sizeof w->now))
