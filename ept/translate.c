@@ -129,41 +129,52 @@ static void violation(const struct ept_state *state,
                        (t->rights & EPT_XU ? EPTQ_USER_EXEC : 0);
 }
 
-/* Reads the path; true when it ends in a leaf. A misconfiguration counts
- * before what the entries above it allow. */
+/* Reads the next entry of the path; true when it is present and well formed. */
+static bool ept_read(const struct ept_state *state,
+                     const struct mmu_memory *memory,
+                     const struct ept_request *request,
+                     struct mmu_reference *ref, struct ept_translation *t)
+{
+    t->error = memory->read(memory->arg, ref->pa, &ref->entry);
+    if (t->error) {
+        t->outcome = EPT_NO_MEMORY;
+        return false;
+    }
+    t->references++;
+    if (!(ref->entry & right_bits(state))) {
+        violation(state, request, ref->entry, t);
+        return false;
+    }
+    if (misconfigured(state, ref->entry, ref->level)) {
+        t->outcome = EPT_MISCONFIGURATION;
+        return false;
+    }
+    return true;
+}
+
+/* True when the path ends in a leaf. A misconfiguration counts before what
+ * the entries above it allow, so rights are only gathered here. */
 static bool ept_descend(const struct ept_state *state,
                         const struct mmu_memory *memory,
                         const struct ept_request *request,
                         struct ept_translation *t)
 {
     uint64_t table = state->root, rights = right_bits(state);
+    unsigned level = state->levels + 1;
+    struct mmu_reference *ref;
 
-    for (unsigned level = state->levels;; level--) {
-        struct mmu_reference *ref = &t->reference[t->references];
-
+    do {
+        level--;
+        ref = &t->reference[t->references];
         ref->level = level;
         ref->pa = table + 8ull * pt_index(request->gpa, level);
-        t->error = memory->read(memory->arg, ref->pa, &ref->entry);
-        if (t->error) {
-            t->outcome = EPT_NO_MEMORY;
+        if (!ept_read(state, memory, request, ref, t))
             return false;
-        }
-        t->references++;
-        if (!(ref->entry & right_bits(state))) {
-            violation(state, request, ref->entry, t);
-            return false;
-        }
-        if (misconfigured(state, ref->entry, level)) {
-            t->outcome = EPT_MISCONFIGURATION;
-            return false;
-        }
         rights &= ref->entry;
-        if (ept_is_leaf(ref->entry, level)) {
-            t->rights = rights;
-            return true;
-        }
         table = ref->entry & EPT_ADDR;
-    }
+    } while (level > 1 && !ept_is_leaf(ref->entry, level));
+    t->rights = rights;
+    return true;
 }
 
 static uint64_t missing_flags(const struct ept_translation *t, unsigned i,
