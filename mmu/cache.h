@@ -92,6 +92,16 @@ static inline uint32_t cache_set(const struct cache *cache, uint64_t index)
     return (uint32_t)(index % cache->sets);
 }
 
+static inline uint32_t cache_match_way(const uint64_t *keys,
+                                       const uint32_t *tags, uint32_t way,
+                                       uint64_t key, uint32_t tag,
+                                       uint32_t other)
+{
+    return (uint32_t)((keys[way] == key) &
+                      ((tags[way] == tag) | (tags[way] == other)))
+           << way;
+}
+
 /* The ways of the set at `base` that hold the key under one of the tags, a
  * bit each. */
 static inline uint32_t cache_match(const struct cache *cache, uint32_t base,
@@ -106,10 +116,13 @@ static inline uint32_t cache_match(const struct cache *cache, uint32_t base,
             match |= (uint32_t)(keys[way] == key) << way;
         return match;
     }
+    if (cache->ways == 4) /* first-level TLBs: worth unrolling */
+        return cache_match_way(keys, tags, 0, key, tag, other) |
+               cache_match_way(keys, tags, 1, key, tag, other) |
+               cache_match_way(keys, tags, 2, key, tag, other) |
+               cache_match_way(keys, tags, 3, key, tag, other);
     for (uint32_t way = 0; way < cache->ways; way++)
-        match |= (uint32_t)((keys[way] == key) &
-                            ((tags[way] == tag) | (tags[way] == other)))
-                 << way;
+        match |= cache_match_way(keys, tags, way, key, tag, other);
     return match;
 }
 
@@ -150,7 +163,8 @@ static inline uint32_t cache_lookup(struct cache *cache, uint64_t index,
     if (!match)
         return CACHE_MISS;
     way = (uint32_t)__builtin_ctz(match);
-    cache->order[set] = cache_to_front(cache->order[set], way);
+    if ((cache->order[set] & 15) != way)
+        cache->order[set] = cache_to_front(cache->order[set], way);
     return set * cache->ways + way;
 }
 
