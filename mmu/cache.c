@@ -197,13 +197,13 @@ void cache_clear(struct cache *cache)
 uint32_t cache_peek(const struct cache *cache, uint64_t index, uint64_t key,
                     uint32_t tag, uint32_t other)
 {
-    uint32_t base, match;
+    uint32_t base, way;
 
     if (!cache->order)
         return find_linked(cache, key, tag, other);
     base = cache_set(cache, index) * cache->ways;
-    match = cache_match(cache, base, key, tag, other);
-    return match ? base + (uint32_t)__builtin_ctz(match) : CACHE_MISS;
+    way = cache_match(cache, base, key, tag, other);
+    return way == CACHE_MISS ? CACHE_MISS : base + way;
 }
 
 /* The least recent slot of the set, an empty one if there is any, made its

@@ -92,38 +92,30 @@ static inline uint32_t cache_set(const struct cache *cache, uint64_t index)
     return (uint32_t)(index % cache->sets);
 }
 
-static inline uint32_t cache_match_way(const uint64_t *keys,
-                                       const uint32_t *tags, uint32_t way,
-                                       uint64_t key, uint32_t tag,
-                                       uint32_t other)
-{
-    return (uint32_t)((keys[way] == key) &
-                      ((tags[way] == tag) | (tags[way] == other)))
-           << way;
-}
-
-/* The ways of the set at `base` that hold the key under one of the tags, a
- * bit each. */
+/* The way of the set at `base` that holds the key under one of the tags, or
+ * CACHE_MISS. Keys first, without a branch for each: two entries seldom differ
+ * in nothing but their tag. */
 static inline uint32_t cache_match(const struct cache *cache, uint32_t base,
                                    uint64_t key, uint32_t tag, uint32_t other)
 {
     const uint64_t *keys = cache->keys + base;
-    const uint32_t *tags = cache->tags + base;
     uint32_t match = 0;
 
-    if (!cache->tags) {
+    if (cache->ways == 4) /* first-level TLBs: worth unrolling */
+        match = (uint32_t)(keys[0] == key) | (uint32_t)(keys[1] == key) << 1 |
+                (uint32_t)(keys[2] == key) << 2 |
+                (uint32_t)(keys[3] == key) << 3;
+    else
         for (uint32_t way = 0; way < cache->ways; way++)
             match |= (uint32_t)(keys[way] == key) << way;
-        return match;
+    for (; match; match &= match - 1) {
+        uint32_t way = (uint32_t)__builtin_ctz(match);
+
+        if (!cache->tags || cache->tags[base + way] == tag ||
+            cache->tags[base + way] == other)
+            return way;
     }
-    if (cache->ways == 4) /* first-level TLBs: worth unrolling */
-        return cache_match_way(keys, tags, 0, key, tag, other) |
-               cache_match_way(keys, tags, 1, key, tag, other) |
-               cache_match_way(keys, tags, 2, key, tag, other) |
-               cache_match_way(keys, tags, 3, key, tag, other);
-    for (uint32_t way = 0; way < cache->ways; way++)
-        match |= cache_match_way(keys, tags, way, key, tag, other);
-    return match;
+    return CACHE_MISS;
 }
 
 /* Four times the position of `way` in the order: where a group of four bits
@@ -154,15 +146,14 @@ static inline uint64_t cache_to_front(uint64_t order, uint32_t way)
 static inline uint32_t cache_lookup(struct cache *cache, uint64_t index,
                                     uint64_t key, uint32_t tag, uint32_t other)
 {
-    uint32_t set, match, way;
+    uint32_t set, way;
 
     if (!cache->order)
         return cache_lookup_linked(cache, key, tag, other);
     set = cache_set(cache, index);
-    match = cache_match(cache, set * cache->ways, key, tag, other);
-    if (!match)
+    way = cache_match(cache, set * cache->ways, key, tag, other);
+    if (way == CACHE_MISS)
         return CACHE_MISS;
-    way = (uint32_t)__builtin_ctz(match);
     if ((cache->order[set] & 15) != way)
         cache->order[set] = cache_to_front(cache->order[set], way);
     return set * cache->ways + way;

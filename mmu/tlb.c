@@ -66,19 +66,18 @@ int tlb_bytes(const struct tlb_config *config, size_t *bytes, unsigned *at)
     return 0;
 }
 
-static void make_route(const struct tlb_config *config, unsigned level,
-                       enum mmu_access access, struct tlb_route *route)
+static void make_route(struct tlb *tlb, unsigned level, unsigned access)
 {
-    route->count = 0;
-    for (unsigned i = 0; i < config->count; i++) {
-        const struct tlb_structure *structure = &config->structure[i];
+    struct tlb_route *routes = tlb->route[level - 1][access];
+
+    for (unsigned i = 0; i < tlb->config.count; i++) {
+        const struct tlb_structure *structure = &tlb->config.structure[i];
 
         if (structure->level != level || !(structure->accesses >> access & 1))
             continue;
         for (unsigned size = 0; size < TLB_SIZES; size++)
             if (structure->sizes >> size & 1)
-                route->probe[route->count++] =
-                    (struct tlb_probe){(uint8_t)i, (uint8_t)size};
+                routes[size].structure[routes[size].count++] = (uint8_t)i;
     }
 }
 
@@ -97,25 +96,21 @@ void tlb_init(struct tlb *tlb, const struct tlb_config *config, void *storage)
     }
     for (unsigned level = 1; level <= TLB_LEVELS; level++)
         for (unsigned access = 0; access < TLB_ACCESSES; access++)
-            make_route(config, level, access, &tlb->route[level - 1][access]);
+            make_route(tlb, level, access);
     tlb->tag_global = mmu_tag_global(0);
 }
 
 /* ---- Filling -------------------------------------------------------------*/
 
-/* The size class in which the route holds a page: its own, or of the pieces
+/* The size class in which the routes hold a page: its own, or of the pieces
  * it is held in; NO_SIZE when not at all. */
-static unsigned held_size(const struct tlb_route *route, unsigned page,
+static unsigned held_size(const struct tlb_route *routes, unsigned page,
                           bool splinters)
 {
-    unsigned sizes = 0;
-
-    for (unsigned i = 0; i < route->count; i++)
-        sizes |= 1u << route->probe[i].size;
-    if (sizes >> page & 1)
+    if (routes[page].count)
         return page;
     while (splinters && page--)
-        if (sizes >> page & 1)
+        if (routes[page].count)
             return page;
     return NO_SIZE;
 }
@@ -134,37 +129,31 @@ static uint64_t piece(uint64_t value, uint64_t va, unsigned page, unsigned size)
     return (value & ~(PTE_ADDR & page_mask)) | (va & page_mask & ~piece_mask);
 }
 
-/* One level's share of an insertion: every structure of the route that takes
- * the size gets it. */
+/* One level's share of an insertion. */
 static void insert_level(struct tlb *tlb, unsigned level, uint64_t va,
                          enum mmu_access access, uint64_t value, uint32_t tag)
 {
-    const struct tlb_route *route = &tlb->route[level - 1][access];
-    unsigned page = tlb_page_class(value);
-    unsigned size = held_size(route, page, tlb->config.splinters[level - 1]);
-    struct cache_entry entry, evicted;
+    const struct tlb_route *routes = tlb->route[level - 1][access];
+    unsigned page = tlb_page_class(value), at;
+    unsigned size = held_size(routes, page, tlb->config.splinters[level - 1]);
+    struct cache_entry entry = {.tag = tag}, evicted;
+    uint32_t before;
 
     if (size == NO_SIZE)
         return;
     tlb->pieces |= size != page;
     entry.key = tlb_key(va, size);
     entry.value = piece(value, va, page, size);
-    entry.tag = tag;
-    for (unsigned i = 0; i < route->count; i++) {
-        unsigned at = route->probe[i].structure;
-        uint32_t before = tlb->cache[at].live;
-
-        if (route->probe[i].size != size)
-            continue;
-        tlb->counts[at].misses[page]++;
-        if (cache_insert(&tlb->cache[at], tlb_page_number(va, size), &entry,
-                         &evicted)) {
-            tlb->counts[at].evictions++;
-            tlb->live[at][size_of_key(evicted.key)]--;
-            tlb->live[at][size]++;
-        } else {
-            tlb->live[at][size] += tlb->cache[at].live - before;
-        }
+    at = tlb_place(tlb, &routes[size], tlb_page_number(va, size));
+    before = tlb->cache[at].live;
+    tlb->counts[at].misses[page]++;
+    if (cache_insert(&tlb->cache[at], tlb_page_number(va, size), &entry,
+                     &evicted)) {
+        tlb->counts[at].evictions++;
+        tlb->live[at][size_of_key(evicted.key)]--;
+        tlb->live[at][size]++;
+    } else {
+        tlb->live[at][size] += tlb->cache[at].live - before;
     }
 }
 

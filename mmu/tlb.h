@@ -45,20 +45,18 @@ struct tlb_counts {
     uint64_t invalidated; /* entries dropped by instructions */
 };
 
-/* Where lookups of one access at one level go, and with which page size. */
-struct tlb_probe {
-    uint8_t structure, size;
-};
-
+/* The structures that take one page size for one access at one level. Where
+ * there are several (Ice Lake's second level has two for 4 KiB), each page has
+ * its place in one of them, by the page number above the first one's set. */
 struct tlb_route {
-    unsigned count;
-    struct tlb_probe probe[TLB_STRUCTURES_MAX * TLB_SIZES];
+    uint8_t count;
+    uint8_t structure[TLB_STRUCTURES_MAX];
 };
 
 struct tlb {
     struct tlb_config config;
     uint32_t tag, tag_global; /* of the current VPID and PCID */
-    struct tlb_route route[TLB_LEVELS][TLB_ACCESSES];
+    struct tlb_route route[TLB_LEVELS][TLB_ACCESSES][TLB_SIZES];
     struct cache cache[TLB_STRUCTURES_MAX];
     struct tlb_counts counts[TLB_STRUCTURES_MAX];
     uint32_t live[TLB_STRUCTURES_MAX][TLB_SIZES]; /* entries by their size */
@@ -149,22 +147,37 @@ static inline unsigned tlb_page_class(uint64_t value)
     return (unsigned)(value >> TLB_PIECE_SHIFT) & 3;
 }
 
+/* The one of the route's structures, of which there are some, for a page. */
+static inline unsigned tlb_place(const struct tlb *tlb,
+                                 const struct tlb_route *route, uint64_t page)
+{
+    if (route->count == 1)
+        return route->structure[0];
+    page /= tlb->cache[route->structure[0]].sets;
+    return route->structure[page % route->count];
+}
+
 /* Looks in the structures of one level, counting a hit. */
 static inline bool tlb_lookup_level(struct tlb *tlb, unsigned level,
                                     uint64_t va, enum mmu_access access,
                                     struct tlb_hit *hit)
 {
-    const struct tlb_route *route = &tlb->route[level - 1][access];
+    const struct tlb_route *route = tlb->route[level - 1][access];
 
-    for (unsigned i = 0; i < route->count; i++) {
-        unsigned at = route->probe[i].structure, size = route->probe[i].size;
-        struct cache *cache = &tlb->cache[at];
+    for (unsigned size = 0; size < TLB_SIZES; size++, route++) {
+        uint64_t page = tlb_page_number(va, size);
+        unsigned at;
+        struct cache *cache;
         uint32_t slot;
 
+        if (!route->count)
+            continue;
+        at = tlb_place(tlb, route, page);
         if (!tlb->live[at][size])
             continue;
-        slot = cache_lookup(cache, tlb_page_number(va, size), tlb_key(va, size),
-                            tlb->tag, tlb->tag_global);
+        cache = &tlb->cache[at];
+        slot = cache_lookup(cache, page, tlb_key(va, size), tlb->tag,
+                            tlb->tag_global);
         if (slot == CACHE_MISS)
             continue;
         hit->value = cache->values[slot];
