@@ -495,12 +495,12 @@ int profile_parse(const char *file, const void *bytes, size_t count,
     if (count > PROFILE_BYTES_MAX)
         return why_set(why, E2BIG, "%s: more than %d bytes: this is no profile",
                        file, PROFILE_BYTES_MAX);
-    copy = malloc(count + 1);
+    copy = calloc(1, count + 1);
     if (!copy)
         return why_set(why, ENOMEM, "%s: out of memory", file);
     if (count)
         memcpy(copy, bytes, count);
-    copy[count] = '\0';
+
     err = check_bytes(&reader, copy, count);
     if (!err)
         err = parse_text(&reader, copy, profile);
