@@ -27,7 +27,7 @@ int dcache_bytes(const struct dcache_config *config, size_t *bytes,
 {
     struct cache_shape shape;
     size_t total = 0, one;
-    unsigned nobody;
+    unsigned nobody = 0;
 
     at = at ? at : &nobody;
     *at = config->levels;

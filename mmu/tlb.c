@@ -45,7 +45,7 @@ static unsigned first_level_accesses(const struct tlb_config *config)
 int tlb_bytes(const struct tlb_config *config, size_t *bytes, unsigned *at)
 {
     size_t total = 0, one;
-    unsigned nobody;
+    unsigned nobody = 0;
 
     at = at ? at : &nobody;
     *at = config->count;
