@@ -448,6 +448,44 @@ static unsigned line_at(const char *text, const char *at)
     return line;
 }
 
+/* Past what starts at `at`, a comment or a text; `at` when neither does. */
+static const char *skip(const char *at)
+{
+    const char *end = at;
+
+    if (*at == '#' || !strncmp(at, "//", 2))
+        return at + strcspn(at, "\n");
+    if (!strncmp(at, "/*", 2)) {
+        end = strstr(at + 2, "*/");
+        return end ? end + 2 : at + strlen(at);
+    }
+    if (*at != '"')
+        return at;
+    for (end++; *end && *end != '"'; end++)
+        end += *end == '\\' && end[1];
+    return *end ? end + 1 : end;
+}
+
+/* A text where the syntax has none, or NULL. libconfig refuses it too, and
+ * never frees what it has read of it. */
+static const char *stray_text(const char *at)
+{
+    char before = '\0';
+
+    while (*at) {
+        const char *next = skip(at);
+
+        if (*at == '"' && !(before && strchr("=:,[(\"", before)))
+            return at;
+        if (next == at)
+            next++;
+        if (*at == '"' || (next == at + 1 && !strchr(" \t\r\n\f\v#", *at)))
+            before = *at;
+        at = next;
+    }
+    return NULL;
+}
+
 /* libconfig's text ends at a NUL, and it would open what @include names. */
 static int check_bytes(const struct reader *reader, const char *copy,
                        size_t count)
@@ -462,6 +500,11 @@ static int check_bytes(const struct reader *reader, const char *copy,
     if (bad)
         return why_set(reader->why, EINVAL,
                        "%s:%u: @include is not allowed in a profile",
+                       reader->file, line_at(copy, bad));
+    bad = stray_text(copy);
+    if (bad)
+        return why_set(reader->why, EINVAL,
+                       "%s:%u: a text where a key or a separator belongs",
                        reader->file, line_at(copy, bad));
     return 0;
 }
@@ -542,7 +585,7 @@ int profile_load(const char *name, struct mmu_profile *profile, struct why *why)
                  strchr(name, '/') ? "" : PROFILE_FOLDER "/", name,
                  strchr(name, '/') ? "" : SUFFIX) >= (int)sizeof path)
         return why_set(why, ENAMETOOLONG, "the profile's name is too long");
-    buffer = malloc(PROFILE_BYTES_MAX + 1);
+    buffer = calloc(1, PROFILE_BYTES_MAX + 1);
     if (!buffer)
         return why_set(why, ENOMEM, "%s: out of memory", path);
     count = read_file(path, buffer, PROFILE_BYTES_MAX + 1);

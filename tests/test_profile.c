@@ -151,6 +151,8 @@ static void hostile_text(void)
             "@include");
     refused("psc: {", "psc: { {", 7, EINVAL, "syntax error");
     refused("name =", "name = \"again\"; name =", 2, EINVAL, "duplicate");
+    refused("walkers = 1", "walkers = 1 \"one\"", 2, EINVAL, "a text where");
+    refused("psc: {", "\"psc\": {", 7, EINVAL, "a text where");
     refused("profile: {", "other = 1; profile: {", 1, EINVAL, "key other");
     CU_ASSERT_EQUAL(
         profile_parse("x.conf", nul, sizeof nul - 1, &profile, &why), -EINVAL);
