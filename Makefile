@@ -163,8 +163,9 @@ install: ## Install under PREFIX (/usr/local)
 	    MEMVIRT_BUILD=$(PREFIX)/lib/memvirt all
 	install -D build/install/memvirt $(DESTDIR)$(PREFIX)/lib/memvirt/memvirt
 	install -D -m 644 build/install/guest.elf $(DESTDIR)$(PREFIX)/lib/memvirt/guest.elf
-	mkdir -p $(DESTDIR)$(PREFIX)/share/memvirt $(DESTDIR)$(PREFIX)/bin
+	mkdir -p $(DESTDIR)$(PREFIX)/share/memvirt/mmu $(DESTDIR)$(PREFIX)/bin
 	cp -r scripts $(DESTDIR)$(PREFIX)/share/memvirt/
+	cp -r mmu/profiles $(DESTDIR)$(PREFIX)/share/memvirt/mmu/
 	ln -sf ../lib/memvirt/memvirt $(DESTDIR)$(PREFIX)/bin/memvirt
 
 # ---- What people type -----------------------------------------------------
