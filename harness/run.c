@@ -18,15 +18,15 @@
 /* ---- Names ------------------------------------------------------------- */
 
 static const char *const technique_names[TECHNIQUES] = {
-    [TECH_NATIVE] = "native",
-    [TECH_EMULATION] = "emulation",
-    [TECH_SHADOW] = "shadow",
-    [TECH_NESTED] = "nested",
+    [TECH_NATIVE] = "native", [TECH_EMULATION] = "emulation",
+    [TECH_SHADOW] = "shadow", [TECH_NESTED] = "nested",
+    [TECH_AGILE] = "agile",   [TECH_FLAT] = "flat",
 };
 static const char *const platform_names[PLATFORMS] = {
     [PLATFORM_HOST] = "host",
     [PLATFORM_LAB_SVM] = "lab-svm",
     [PLATFORM_LAB_VMX] = "lab-vmx",
+    [PLATFORM_MODEL] = "model",
 };
 static const char *const host_page_names[HOST_PAGES] = {
     [HOST_4K] = "4K",
