@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* Beyond these a spec or record is taken for garbage. KVM's own limit is 4096
  * vCPUs (KVM_MAX_VCPUS). */
@@ -174,6 +175,14 @@ void run_record_free(struct run_record *record)
     for (unsigned i = 0; i < record->phase_count; i++)
         rows_free(&record->phases[i].rows);
     record->phase_count = 0;
+}
+
+void run_stamp(char *text, size_t bytes)
+{
+    time_t now = time(NULL);
+    struct tm utc;
+
+    strftime(text, bytes, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
 }
 
 /* ---- Writing JSON ------------------------------------------------------ */

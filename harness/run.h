@@ -126,6 +126,9 @@ struct run_record {
 
 void run_record_free(struct run_record *record);
 
+/* The time now as `started_at` has it; `bytes` is at least 21. */
+void run_stamp(char *text, size_t bytes);
+
 /* Names as they stand in the CSV files and on the command line. Parsers
  * return -EINVAL with a sentence that lists the valid names. */
 const char *technique_name(enum technique technique);

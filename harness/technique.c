@@ -44,14 +44,6 @@ enum platform platform_here(void)
     return PLATFORM_HOST;
 }
 
-static void stamp(char *text, size_t bytes)
-{
-    time_t now = time(NULL);
-    struct tm utc;
-
-    strftime(text, bytes, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-}
-
 /* What a reader must know of numbers that are right and yet misleading. */
 static void add_remark(const struct run_spec *spec,
                        const struct workload *workload,
@@ -80,7 +72,7 @@ void technique_run(const struct run_spec *spec, struct run_record *record)
     int err;
 
     *record = (struct run_record){.status = RUN_OK};
-    stamp(record->started_at, sizeof record->started_at);
+    run_stamp(record->started_at, sizeof record->started_at);
     if (ops)
         snprintf(record->mmu, sizeof record->mmu, "%s", ops->mmu);
     if (!ops)
