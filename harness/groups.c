@@ -538,43 +538,55 @@ static int estimate_exits(struct reader *r)
 
 #define CYCLES "cycles_total"
 
-static int add_counter(struct group *group, const char *name,
-                       double per_operation)
+const struct group_counter *group_counter(const struct group *group,
+                                          const char *source, const char *name)
+{
+    for (size_t i = 0; i < group->counter_count; i++)
+        if (!strcmp(group->counters[i].name, name) &&
+            !strcmp(group->counters[i].source, source))
+            return &group->counters[i];
+    return NULL;
+}
+
+static int add_counter(struct group *group, const struct group_counter *counter)
 {
     struct group_counter *grown;
 
-    for (size_t i = 0; i < group->counter_count; i++)
-        if (!strcmp(group->counters[i].name, name))
-            return 0;
+    if (group_counter(group, counter->source, counter->name))
+        return 0;
     grown =
         reallocarray(group->counters, group->counter_count + 1, sizeof *grown);
     if (!grown)
         return -ENOMEM;
     group->counters = grown;
-    snprintf(grown[group->counter_count].name, sizeof grown->name, "%s", name);
-    grown[group->counter_count++].per_operation = per_operation;
+    grown[group->counter_count++] = *counter;
     return 0;
 }
 
+/* The cycles of the model's rows are their cost. */
 static int read_counter(struct reader *r, size_t row)
 {
     const struct table *t = r->counters_csv;
     struct run key = {.id = table_cell(t, row, table_column(t, "run_id"))};
     const struct run *run =
         bsearch(&key, r->runs, r->run_count, sizeof key, by_id);
-    const char *name = table_cell(t, row, table_column(t, "name"));
+    const char *source = table_cell(t, row, table_column(t, "source"));
+    struct group_counter counter;
     struct group *group;
-    double value;
     int err;
 
     if (!run || run->operations <= 0 ||
-        strcmp(table_cell(t, row, table_column(t, "source")), "model") ||
-        !table_number(t, row, table_column(t, "value"), &value))
+        strlen(source) >= sizeof counter.source ||
+        !table_number(t, row, table_column(t, "value"), &counter.value))
         return 0;
+    strcpy(counter.source, source);
+    snprintf(counter.name, sizeof counter.name, "%s",
+             table_cell(t, row, table_column(t, "name")));
+    counter.per_operation = counter.value / run->operations;
     group = &r->groups->groups[run->group];
-    err = add_counter(group, name, value / run->operations);
-    if (!err && !strcmp(name, CYCLES))
-        err = add_cost(group, value / run->operations);
+    err = add_counter(group, &counter);
+    if (!err && !strcmp(source, "model") && !strcmp(counter.name, CYCLES))
+        err = add_cost(group, counter.per_operation);
     return err ? out_of_memory(r) : 0;
 }
 
@@ -582,30 +594,13 @@ static int read_counters(struct reader *r)
 {
     static const char *const columns[] = {"run_id", "source", "name", "value",
                                           NULL};
-    bool any = false;
-    int err;
+    int err = open_table(r, "counters.csv", &r->counters_csv);
 
-    for (size_t i = 0; i < r->groups->count; i++)
-        any |= !strcmp(r->groups->groups[i].platform,
-                       platform_name(PLATFORM_MODEL));
-    if (!any)
-        return 0;
-    err = open_table(r, "counters.csv", &r->counters_csv);
     if (!err)
         err = check_columns(r, r->counters_csv, "counters.csv", columns);
     for (size_t i = 0; !err && i < table_rows(r->counters_csv); i++)
         err = read_counter(r, i);
     return err;
-}
-
-bool group_counter(const struct group *group, const char *name, double *value)
-{
-    for (size_t i = 0; i < group->counter_count; i++)
-        if (!strcmp(group->counters[i].name, name)) {
-            *value = group->counters[i].per_operation;
-            return true;
-        }
-    return false;
 }
 
 int groups_read(struct groups *groups, const char *folder, struct why *why)

@@ -19,8 +19,8 @@ struct group_exit {
 };
 
 struct group_counter {
-    char name[64];
-    double per_operation;
+    char source[16], name[64];
+    double value, per_operation;
 };
 
 struct group {
@@ -47,8 +47,7 @@ struct group {
     size_t exit_count;
     /* All VM exits an operation (kvm_stats' `all`, else the sum above). */
     struct estimate vm_exits;
-    /* Of the model's rows: every counter, of the first run of the group (the
-     * model's repetitions are equal). */
+    /* Every counter, of the group's first run that has it. */
     struct group_counter *counters;
     size_t counter_count;
 };
@@ -62,11 +61,11 @@ struct groups {
  * on a platform. */
 const char *group_cost_unit(const char *platform);
 
-/* Per operation; false when the group has no such counter. */
-bool group_counter(const struct group *group, const char *name, double *value);
+/* NULL when the group has no such counter. */
+const struct group_counter *group_counter(const struct group *group,
+                                          const char *source, const char *name);
 
-/* Reads runs.csv, exits.csv and the model's part of counters.csv of the
- * folder. */
+/* Reads runs.csv, exits.csv and counters.csv of the folder. */
 int groups_read(struct groups *groups, const char *folder, struct why *why);
 void groups_free(struct groups *groups);
 

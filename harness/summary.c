@@ -116,13 +116,14 @@ static void reasons_cell(const struct group *g, char cell[192])
 static void walk_cells(const struct group *g, char walks[192],
                        char references[192])
 {
-    double misses, all;
+    const struct group_counter *misses = group_counter(g, "model", "walks");
+    const struct group_counter *all = group_counter(g, "model", "references");
 
-    if (!group_counter(g, "walks", &misses))
+    if (!misses || !all)
         return;
-    number(misses, walks, 64);
-    if (misses > 0 && group_counter(g, "references", &all))
-        number(all / misses, references, 64);
+    number(misses->per_operation, walks, 64);
+    if (misses->value > 0)
+        number(all->value / misses->value, references, 64);
 }
 
 static void fill_row(struct row *row, const struct group *g)

@@ -279,8 +279,8 @@ static void overwrite(const struct folder *f, const char *file,
 static void modelled(void)
 {
     struct folder f = folder_open();
+    const struct group_counter *walks;
     struct groups groups;
-    double value;
 
     overwrite(&f, "runs.csv",
               "run_id,platform,kvm,technique,mmu,shadow_policy,workload,phase,"
@@ -305,9 +305,11 @@ static void modelled(void)
     groups = folder_read(&f);
     CU_ASSERT_EQUAL_FATAL(groups.count, 5);
     CU_ASSERT_EQUAL(groups.groups[0].cost.value, 10);
-    CU_ASSERT(group_counter(&groups.groups[0], "walks", &value));
-    CU_ASSERT_EQUAL(value, 0.5);
-    CU_ASSERT_FALSE(group_counter(&groups.groups[3], "walks", &value));
+    walks = group_counter(&groups.groups[0], "model", "walks");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(walks);
+    CU_ASSERT_EQUAL(walks->value, 5);
+    CU_ASSERT_EQUAL(walks->per_operation, 0.5);
+    CU_ASSERT_PTR_NULL(group_counter(&groups.groups[3], "model", "walks"));
     CU_ASSERT_EQUAL(groups.groups[1].over_native.value, 2.5);
     CU_ASSERT_EQUAL(groups.groups[2].over_native.count, 0);
     CU_ASSERT_EQUAL(groups.groups[3].vm_exits.value, 3);
