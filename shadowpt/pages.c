@@ -90,8 +90,10 @@ uint32_t page_get(struct shadow *s, const struct key *key)
     uint32_t i = s->config.policy == SHADOW_VTLB ? NONE : find(s, key);
 
     if (i != NONE) {
-        if (s->page[i].unsync)
-            frame_sync(s, key->frame);
+        /* A new way to entries that may be stale is one that no TLB had: they
+         * must be in step first, however far below. */
+        if (s->unsync_head != NONE && !key->direct)
+            sync_below(s, i);
         return i;
     }
     i = create(s, key);

@@ -182,6 +182,7 @@ bool frame_unsync(struct shadow *s, uint32_t frame);
 bool frame_abandon(struct shadow *s, uint32_t frame);
 bool frame_flooded(struct shadow *s, uint32_t frame);
 void frame_sync(struct shadow *s, uint32_t frame);
+void sync_below(struct shadow *s, uint32_t page);
 void sync_all(struct shadow *s);
 void sync_va(struct shadow *s, uint32_t page, uint64_t va);
 

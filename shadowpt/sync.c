@@ -110,6 +110,18 @@ void frame_sync(struct shadow *s, uint32_t frame)
     frame_write_protect(s, frame);
 }
 
+/* The unsync tables that a new way to the page leads to. From above a page
+ * table all are taken: to find those below costs more than to look them
+ * through. */
+void sync_below(struct shadow *s, uint32_t page)
+{
+    if (s->page[page].unsync)
+        frame_sync(s, s->page[page].key.frame);
+    else if (s->page[page].key.level > 1)
+        while (s->unsync_head != NONE)
+            frame_sync(s, s->page[s->unsync_head].key.frame);
+}
+
 void sync_all(struct shadow *s)
 {
     while (s->unsync_head != NONE) {

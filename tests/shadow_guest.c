@@ -53,6 +53,7 @@ static void record(struct guest *g, uint32_t slot, uint64_t value)
 
     if (g->memory[slot] == value)
         return;
+    g->now++;
     *c = (struct change){.old = g->memory[slot],
                          .from = g->since[slot],
                          .until = g->now,
@@ -137,7 +138,7 @@ static struct flush *flush_slot(const struct guest *g, uint64_t va,
 
 void guest_flush_all(struct guest *g)
 {
-    g->flushed = g->now;
+    g->flushed = g->now++;
 }
 
 /* A page of any size around the address goes. */
@@ -146,6 +147,7 @@ void guest_flush(struct guest *g, uint64_t va)
     for (unsigned level = 1; level <= 3; level++)
         *flush_slot(g, va, level) =
             (struct flush){.page = va >> pt_shift(level), .time = g->now};
+    g->now++;
 }
 
 /* A flush that was overwritten by another page's is forgotten: the oracle is

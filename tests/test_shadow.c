@@ -32,6 +32,7 @@ struct scenario {
 
 struct tlb_entry {
     uint64_t root, page, entry;
+    unsigned level; /* of the shadow's leaf */
     bool valid;
 };
 
@@ -87,9 +88,12 @@ static void flush_page(void *arg, uint64_t va)
     struct machine *m =
         (struct machine *)((char *)g - offsetof(struct machine, guest));
 
-    for (unsigned i = 0; i < TLB_ENTRIES; i++)
-        if (m->tlb[i].page == va / PAGE_4K)
+    for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+        unsigned shift = m->tlb[i].valid ? 9 * (m->tlb[i].level - 1) : 0;
+
+        if (m->tlb[i].page >> shift == va / PAGE_4K >> shift)
             m->tlb[i].valid = false;
+    }
 }
 
 static void flush_all(void *arg)
@@ -109,7 +113,7 @@ static int host_frame(void *arg, uint64_t frame, struct shadow_frame *host)
 }
 
 /* The shadow's leaf for an address, cut to 4 KiB, or 0. */
-static uint64_t shadow_leaf(struct machine *m, uint64_t va)
+static uint64_t shadow_leaf(struct machine *m, uint64_t va, unsigned *size)
 {
     uint64_t table = shadow_root(m->shadow), entry;
 
@@ -121,6 +125,7 @@ static uint64_t shadow_leaf(struct machine *m, uint64_t va)
             return 0;
         }
         entry = m->arena[number * PT_ENTRIES + pt_index(va, level)];
+        *size = level;
         if (!(entry & PTE_P))
             return 0;
         if (level == 1)
@@ -158,6 +163,8 @@ static bool hit(struct machine *m, const struct mmu_request *r, uint64_t *entry)
     struct tlb_entry *t = tlb_slot(m, root, r->va);
     bool ours = t->valid && t->root == root && t->page == r->va / PAGE_4K;
 
+    unsigned level = 1;
+
     *entry = 0;
     if (sign_extended(m, r->va) != r->va) /* #GP before any walk */
         return false;
@@ -167,10 +174,10 @@ static bool hit(struct machine *m, const struct mmu_request *r, uint64_t *entry)
     }
     if (ours) /* a fault drops it (SDM vol. 3A, 4.10.4.1) */
         t->valid = false;
-    *entry = shadow_leaf(m, r->va);
+    *entry = shadow_leaf(m, r->va, &level);
     if (!allowed(m, *entry, r))
         return false;
-    *t = (struct tlb_entry){root, r->va / PAGE_4K, *entry, true};
+    *t = (struct tlb_entry){root, r->va / PAGE_4K, *entry, level, true};
     return true;
 }
 
@@ -485,7 +492,6 @@ static void operate(struct machine *m)
     struct mmu_request r;
     uint32_t kind = chance(m, 1000);
 
-    m->guest.now++;
     m->operation++;
     if (kind < 780) {
         r = some_request(m);
