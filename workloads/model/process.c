@@ -62,7 +62,7 @@ static bool is_root(unsigned id)
 }
 
 /* A child that ended without handing over is not coming back. */
-static void look_for_the_dead(void)
+static void look_for_the_dead(unsigned self)
 {
     for (unsigned i = 0; i < PROCESSES_MAX; i++) {
         const struct tracer_process *p = &tracer->process[i];
@@ -71,8 +71,10 @@ static void look_for_the_dead(void)
         if (!p->pid || tracer->kernel.processes[i].state == PROCESS_ZOMBIE)
             continue;
         if (waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT) ||
-            info.si_pid)
+            info.si_pid) {
+            tracer->current = self;
             tracer_fail(ECANCELED, "a process of the workload died");
+        }
     }
 }
 
@@ -84,7 +86,7 @@ static void await_turn(unsigned self)
     while (!__atomic_load_n(turn, __ATOMIC_ACQUIRE))
         if (syscall(SYS_futex, turn, FUTEX_WAIT, 0, &while_, NULL, 0) &&
             errno == ETIMEDOUT && is_root(self) && !*turn)
-            look_for_the_dead();
+            look_for_the_dead(self);
     *turn = 0;
     if (tracer->failing)
         process_end(RING_FAILED);

@@ -5,8 +5,8 @@
 #include "workloads/model/tracer.h"
 
 void __tsan_init(void);
-void __tsan_read_range(void *at, size_t bytes);
-void __tsan_write_range(void *at, size_t bytes);
+void __tsan_read_range(void *at, long bytes);
+void __tsan_write_range(void *at, long bytes);
 
 void __tsan_init(void)
 {
@@ -63,64 +63,57 @@ static void range(uint64_t at, uint64_t bytes, enum mmu_access access)
         tracer_call_out(at + i, bytes - i < 8 ? bytes - i : 8, access);
 }
 
-void __tsan_read_range(void *at, size_t bytes)
+void __tsan_read_range(void *at, long bytes)
 {
-    range((uint64_t)at, bytes, MMU_READ);
+    range((uint64_t)at, (uint64_t)bytes, MMU_READ);
 }
 
-void __tsan_write_range(void *at, size_t bytes)
+void __tsan_write_range(void *at, long bytes)
 {
-    range((uint64_t)at, bytes, MMU_WRITE);
+    range((uint64_t)at, (uint64_t)bytes, MMU_WRITE);
 }
 
 /* One CPU executes them, so that any order will do: a read-modify-write is
  * one access, a write. */
-#define ATOMIC(bits)                                                   \
-    uint##bits##_t __tsan_atomic##bits##_load(                         \
-        const volatile uint##bits##_t *at, int order);                 \
-    void __tsan_atomic##bits##_store(volatile uint##bits##_t *at,      \
-                                     uint##bits##_t value, int order); \
-    uint##bits##_t __tsan_atomic##bits##_exchange(                     \
-        volatile uint##bits##_t *at, uint##bits##_t value, int order); \
-    uint##bits##_t __tsan_atomic##bits##_fetch_add(                    \
-        volatile uint##bits##_t *at, uint##bits##_t value, int order); \
-    uint##bits##_t __tsan_atomic##bits##_fetch_sub(                    \
-        volatile uint##bits##_t *at, uint##bits##_t value, int order); \
-    uint##bits##_t __tsan_atomic##bits##_load(                         \
-        const volatile uint##bits##_t *at, int order)                  \
-    {                                                                  \
-        (void)order;                                                   \
-        known_or_call_out((uint64_t)at, bits / 8, false);              \
-        return __atomic_load_n(at, __ATOMIC_SEQ_CST);                  \
-    }                                                                  \
-    void __tsan_atomic##bits##_store(volatile uint##bits##_t *at,      \
-                                     uint##bits##_t value, int order)  \
-    {                                                                  \
-        (void)order;                                                   \
-        known_or_call_out((uint64_t)at, bits / 8, true);               \
-        __atomic_store_n(at, value, __ATOMIC_SEQ_CST);                 \
-    }                                                                  \
-    uint##bits##_t __tsan_atomic##bits##_exchange(                     \
-        volatile uint##bits##_t *at, uint##bits##_t value, int order)  \
-    {                                                                  \
-        (void)order;                                                   \
-        known_or_call_out((uint64_t)at, bits / 8, true);               \
-        return __atomic_exchange_n(at, value, __ATOMIC_SEQ_CST);       \
-    }                                                                  \
-    uint##bits##_t __tsan_atomic##bits##_fetch_add(                    \
-        volatile uint##bits##_t *at, uint##bits##_t value, int order)  \
-    {                                                                  \
-        (void)order;                                                   \
-        known_or_call_out((uint64_t)at, bits / 8, true);               \
-        return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST);        \
-    }                                                                  \
-    uint##bits##_t __tsan_atomic##bits##_fetch_sub(                    \
-        volatile uint##bits##_t *at, uint##bits##_t value, int order)  \
-    {                                                                  \
-        (void)order;                                                   \
-        known_or_call_out((uint64_t)at, bits / 8, true);               \
-        return __atomic_fetch_sub(at, value, __ATOMIC_SEQ_CST);        \
+#define ATOMIC_UPDATE(bits, name, builtin)                   \
+    uint##bits##_t __tsan_atomic##bits##_##name(             \
+        volatile void *at, uint##bits##_t value, int order); \
+    uint##bits##_t __tsan_atomic##bits##_##name(             \
+        volatile void *at, uint##bits##_t value, int order)  \
+    {                                                        \
+        (void)order;                                         \
+        known_or_call_out((uint64_t)at, bits / 8, true);     \
+        return builtin((volatile uint##bits##_t *)at, value, \
+                       __ATOMIC_SEQ_CST);                    \
     }
+
+#define ATOMIC(bits)                                                          \
+    uint##bits##_t __tsan_atomic##bits##_load(const volatile void *at,        \
+                                              int order);                     \
+    void __tsan_atomic##bits##_store(volatile void *at, uint##bits##_t value, \
+                                     int order);                              \
+    uint##bits##_t __tsan_atomic##bits##_load(const volatile void *at,        \
+                                              int order)                      \
+    {                                                                         \
+        (void)order;                                                          \
+        known_or_call_out((uint64_t)at, bits / 8, false);                     \
+        return __atomic_load_n((const volatile uint##bits##_t *)at,           \
+                               __ATOMIC_SEQ_CST);                             \
+    }                                                                         \
+    void __tsan_atomic##bits##_store(volatile void *at, uint##bits##_t value, \
+                                     int order)                               \
+    {                                                                         \
+        (void)order;                                                          \
+        known_or_call_out((uint64_t)at, bits / 8, true);                      \
+        __atomic_store_n((volatile uint##bits##_t *)at, value,                \
+                         __ATOMIC_SEQ_CST);                                   \
+    }                                                                         \
+    ATOMIC_UPDATE(bits, exchange, __atomic_exchange_n)                        \
+    ATOMIC_UPDATE(bits, fetch_add, __atomic_fetch_add)                        \
+    ATOMIC_UPDATE(bits, fetch_sub, __atomic_fetch_sub)                        \
+    ATOMIC_UPDATE(bits, fetch_and, __atomic_fetch_and)                        \
+    ATOMIC_UPDATE(bits, fetch_or, __atomic_fetch_or)                          \
+    ATOMIC_UPDATE(bits, fetch_xor, __atomic_fetch_xor)
 
 ATOMIC(32)
 ATOMIC(64)
