@@ -60,7 +60,7 @@ struct checker {
     struct phase phases[PHASES_MAX];
     unsigned phase_count;
     uint64_t lowest, highest; /* of user accesses */
-    uint64_t handled;         /* events looked at */
+    uint64_t kept;            /* MOV CR3 that flush nothing */
     char wrong[160];          /* the first thing that is */
 };
 
@@ -180,6 +180,7 @@ static void fault(struct checker *c, uint64_t va, unsigned error)
     walk(c, va, access, error & PF_U, &w);
     if (w.outcome != MMU_PAGE_FAULT || (unsigned)w.error != error)
         wrong(c, "no fault %#x at 0x%" PRIx64 ", but %#x", error, va, w.error);
+    check_stale(c, va, access, &w);
     if (c->phase >= 0)
         c->faults_in[c->phase]++;
 }
@@ -204,7 +205,9 @@ static void load_cr3(struct checker *c, uint64_t value)
     c->paging = true;
     c->state.cr3 = value;
     c->pcid = c->guest.pcid ? value & (PCIDS - 1) : 0;
-    if (!(c->guest.pcid && value >> 63))
+    if (c->guest.pcid && value >> 63)
+        c->kept++;
+    else
         c->generation[c->pcid]++;
     if (!c->guest.pcid && value >> 63)
         wrong(c, "bit 63 of CR3 without PCIDs");
@@ -351,15 +354,18 @@ static struct checker *run(const char *name, const struct wl_params *params,
 
 /* ---- Every workload on every kind of guest ------------------------------ */
 
-static struct wl_params small(const struct workload *w, uint64_t page_bytes)
+/* Enough pages for a flush by CR3 with an odd seed, few enough for INVLPGs
+ * with an even one. */
+static struct wl_params small(const struct workload *w, uint64_t page_bytes,
+                              uint64_t seed)
 {
-    struct wl_params p = {.page_bytes = page_bytes, .vcpus = 1, .seed = 7};
+    struct wl_params p = {.page_bytes = page_bytes, .vcpus = 1, .seed = seed};
 
     p.operations = (w->class == WL_MMU ? 20 : 4000) / FEWER;
     if (w->default_working_set_bytes)
         p.working_set_bytes = 400000 / FEWER;
     if (w->class == WL_MMU && page_bytes < PAGE_1G)
-        p.working_set_bytes = 40 * page_bytes;
+        p.working_set_bytes = (seed & 1 ? 40 : 20) * page_bytes;
     if (!strcmp(w->name, "pi"))
         p.operations = 20;
     return p;
@@ -370,7 +376,7 @@ static void every_workload(uint64_t page_bytes, unsigned levels, bool pcid)
     const struct model_guest guest = {.levels = levels, .pcid = pcid};
 
     for (const struct workload *const *w = model_catalog(); *w; w++) {
-        struct wl_params p = small(*w, page_bytes);
+        struct wl_params p = small(*w, page_bytes, levels + pcid);
         struct checker *c;
 
         if (page_bytes == PAGE_1G && (!strcmp((*w)->name, "process") ||
@@ -432,7 +438,7 @@ static void note_phase(void *arg, enum wl_phase phase, uint64_t operations,
 
 static void same_as_a_process(const struct workload *w)
 {
-    struct wl_params p = small(w, PAGE_4K);
+    struct wl_params p = small(w, PAGE_4K, 7);
     struct found found = {.count = 0};
     const struct wl_linux_hooks hooks = {.phase_end = note_phase,
                                          .arg = &found};
@@ -513,7 +519,26 @@ static void forks_copy_on_write(void)
     CU_ASSERT_EQUAL(c->faults_in[WL_STEADY], 16 * 10);
     /* clone's, the two switches', the boot's two */
     CU_ASSERT_EQUAL(c->kinds[EVENT_CR3], 2 + 3 * (10 + 2));
+    /* after the first fork, 9 tables and 8 pages are frames used before */
+    CU_ASSERT_EQUAL(c->kinds[EVENT_CLEAR], (9 + 8) * (10 + 1));
     checker_free(c);
+}
+
+/* Two a round trip, the child's end and its reaping; with PCIDs only the first
+ * switch to the child, of a PCID never used, flushes. */
+static void switches_keep_translations(void)
+{
+    const struct wl_params p = {.operations = 20};
+    const struct model_guest tagged = {.pcid = true};
+    uint64_t switches = 2 * (20 + 3) + 2;
+
+    for (unsigned pcid = 0; pcid < 2; pcid++) {
+        struct checker *c = run("ctxsw", &p, pcid ? &tagged : NULL);
+
+        CU_ASSERT_EQUAL(c->kinds[EVENT_CR3], 3 + switches);
+        CU_ASSERT_EQUAL(c->kept, pcid ? switches - 1 : 0);
+        checker_free(c);
+    }
 }
 
 /* ---- Patterns -------------------------------------------------------------
@@ -852,6 +877,7 @@ TEST_SUITE(instrument, {"checksums of processes", checksums_of_processes},
            {"tables allow accesses: 1G", tables_allow_1g},
            {"all accesses, and no other", accesses_are_all},
            {"forks copy on write", forks_copy_on_write},
+           {"switches keep translations", switches_keep_translations},
            {"patterns count", patterns_count},
            {"patterns are large", patterns_are_large},
            {"bare accesses", bare_accesses},
