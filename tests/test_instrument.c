@@ -273,6 +273,7 @@ static void *sparse(uint64_t bytes)
 
     if (memory == MAP_FAILED)
         abort();
+    madvise(memory, bytes, MADV_NOHUGEPAGE);
     return memory;
 }
 
@@ -747,9 +748,10 @@ static long read_all(struct event_source *source, struct why *why)
 /* A run that fails says the workload's sentence. */
 static void failures(void)
 {
-    const struct wl_params large = {.working_set_bytes = 3ull << 30};
-    const struct wl_params forks = {.working_set_bytes = 600 << 20,
-                                    .operations = 1};
+    const struct wl_params large = {.working_set_bytes = 3ull << 30,
+                                    .page_bytes = PAGE_2M};
+    const struct wl_params forks = {
+        .working_set_bytes = 600 << 20, .page_bytes = PAGE_2M, .operations = 1};
     const struct model_guest guest = {.ram_bytes = 1 << 30};
     struct event_source *source;
     struct why why = {""};

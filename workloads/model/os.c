@@ -18,7 +18,7 @@
 #define MAP_AT MAP_FIXED_NOREPLACE
 #endif
 
-static void data_map(uint64_t at, uint64_t bytes)
+static void data_map(uint64_t at, uint64_t bytes, uint64_t page_bytes)
 {
     void *want = (void *)at;
 
@@ -32,8 +32,10 @@ static void data_map(uint64_t at, uint64_t bytes)
                     "cannot map %" PRIu64 " MiB at the guest's "
                     "address 0x%" PRIx64 ": %s",
                     bytes >> 20, at, strerror(errno));
-    /* The host's page size makes no difference but in speed. */
-    madvise(want, bytes, MADV_HUGEPAGE);
+    /* The host's page size makes no difference but in speed; where the guest
+     * has large pages, a workload may touch one word of each. */
+    madvise(want, bytes,
+            page_bytes == PAGE_4K ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 }
 
 static uint64_t page_bytes_at(uint64_t va)
@@ -56,7 +58,7 @@ static void *os_map(const struct wl_env *env, uint64_t bytes,
     (void)env;
     tracer_leave_kernel();
     if (at)
-        data_map(at, (bytes + page_bytes - 1) & ~(page_bytes - 1));
+        data_map(at, (bytes + page_bytes - 1) & ~(page_bytes - 1), page_bytes);
     return (void *)at;
 }
 
