@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#define PAGING_LEVELS 4u
+
 static inline void *phys_to_virt(uint64_t pa)
 {
     return (void *)(DIRECT_BASE + pa);

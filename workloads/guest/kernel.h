@@ -126,7 +126,6 @@ struct kernel {
     /* space.c */
     uint64_t idt[256][2];
     uint64_t *kernel_root;
-    unsigned levels; /* of paging */
     bool pcid;
     unsigned next_pcid;
 

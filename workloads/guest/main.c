@@ -180,7 +180,6 @@ void kernel_start(unsigned id, uint64_t start_info_pa)
         .boot_tsc = wl_tsc(),
     };
     k->results = &k->private_results;
-    k->levels = 4;
     find_memory(k, boot_pointer(start_info_pa));
     space_init_kernel(k);
     phys_init(k);

@@ -82,7 +82,7 @@ void space_init_kernel(struct kernel *k)
 
     if (gigabytes > DIRECT_GIGABYTES_MAX)
         kernel_panic("the guest kernel maps 64 TiB at most");
-    if (k->levels == 5) {
+    if (PAGING_LEVELS == 5) {
         pml4 = boot_table(k, &pml4_pa);
         root[pt_index(DIRECT_BASE, 5)] = pml4_pa | KERNEL_TABLE;
     }
@@ -117,7 +117,7 @@ static uint64_t *entry_at(struct kernel *k, struct space *space, uint64_t va,
 {
     uint64_t *table = space->root;
 
-    for (unsigned l = k->levels; l > level; l--) {
+    for (unsigned l = PAGING_LEVELS; l > level; l--) {
         uint64_t *entry = &table[pt_index(va, l)];
 
         if (!*entry && create) {
@@ -153,7 +153,7 @@ static void release(struct kernel *k, uint64_t entry, unsigned level)
 static void destroy_table(struct kernel *k, uint64_t pa, unsigned level)
 {
     uint64_t *table = phys_to_virt(pa);
-    unsigned count = level == k->levels ? PT_ENTRIES / 2 : PT_ENTRIES;
+    unsigned count = level == PAGING_LEVELS ? PT_ENTRIES / 2 : PT_ENTRIES;
 
     for (unsigned i = 0; i < count; i++) {
         uint64_t entry = table[i];
@@ -172,7 +172,7 @@ static void destroy_table(struct kernel *k, uint64_t pa, unsigned level)
 static int clone_table(struct kernel *k, uint64_t *to, uint64_t *from,
                        unsigned level)
 {
-    unsigned count = level == k->levels ? PT_ENTRIES / 2 : PT_ENTRIES;
+    unsigned count = level == PAGING_LEVELS ? PT_ENTRIES / 2 : PT_ENTRIES;
 
     for (unsigned i = 0; i < count; i++) {
         uint64_t entry = from[i], pa;
@@ -221,7 +221,7 @@ int space_create(struct kernel *k, struct space *space)
 
 void space_destroy(struct kernel *k, struct space *space)
 {
-    destroy_table(k, space->cr3 & PTE_ADDR, k->levels);
+    destroy_table(k, space->cr3 & PTE_ADDR, PAGING_LEVELS);
     space->root = NULL;
 }
 
@@ -233,7 +233,7 @@ int space_clone(struct kernel *k, struct space *to, struct space *from)
         return err;
     for (unsigned i = 0; i < VMAS_MAX; i++)
         to->vmas[i] = from->vmas[i];
-    err = clone_table(k, to->root, from->root, k->levels);
+    err = clone_table(k, to->root, from->root, PAGING_LEVELS);
     smp_flush_others(k, 0, UINT64_MAX, PAGE_4K);
     write_cr3(from->cr3);
     if (err)

@@ -11,6 +11,8 @@
 #define RAM_AT  0x200000000000ull /* where the host has physical 0 */
 #define RAM_MAX 0x200000000000ull
 
+#define PAGING_LEVELS paging_levels() /* 4 or 5 */
+
 static inline void *phys_to_virt(uint64_t pa)
 {
     return (void *)(RAM_AT + pa);
@@ -21,6 +23,7 @@ static inline void *boot_to_virt(uint64_t pa)
     return phys_to_virt(pa);
 }
 
+unsigned paging_levels(void);
 void write_cr3(uint64_t value);
 void invlpg(uint64_t va);
 void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);

@@ -146,6 +146,11 @@ void invlpg(uint64_t va)
     forget_translations();
 }
 
+unsigned paging_levels(void)
+{
+    return tracer->mmu.levels;
+}
+
 /* A CPU with pages of 1 GiB; the kernel asks nothing else. */
 void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
@@ -303,7 +308,6 @@ static void start_kernel(struct kernel *k, const struct event_guest *guest,
     struct process *first = &k->processes[0];
 
     k->config.vcpus = 1;
-    k->levels = guest->levels;
     k->arenas[0] = (struct arena){IMAGE_END, guest->ram_bytes};
     k->arena_count = 1;
     k->ram_end = guest->ram_bytes;
