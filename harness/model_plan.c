@@ -319,6 +319,9 @@ static int add_machines(const struct axes *axes,
                     .technique = axes->techniques[t],
                     .profile = &axes->plan->profiles[c],
                     .costs = &axes->plan->costs,
+                    .nested_format = npt(&axes->plan->profiles[c])
+                                         ? EPT_FORMAT_NPT
+                                         : EPT_FORMAT_EPT,
                     .shadow_policy = shadow ? axes->policies[p] : SHADOW_TRACED,
                     .host_large_ppm = ask->large_percent * 10000,
                     .data_in_caches = ask->data_in_caches,
