@@ -130,7 +130,7 @@ static void add_caches(const struct machine *m, struct machine_counts *out)
     }
     for (unsigned i = 0; i < m->dcache.config.levels; i++)
         add(out, "reads", m->dcache.hits[i], "cache_l%u_hits", i + 1);
-    add(out, "reads", m->dcache.hits[m->dcache.config.levels], "cache_misses");
+    add(out, "reads", m->dcache.hits[DCACHE_LEVELS_MAX], "cache_misses");
 }
 
 static void add_cycles(const struct machine *m, struct machine_counts *out)

@@ -35,23 +35,45 @@ static void use_data(struct machine *m, uint64_t pa)
         m->counts.cycles_data += dcache_read(&m->dcache, pa, NULL);
 }
 
-/* No TLB has it, or not with the rights. `out` is of WALK_OK and
- * WALK_EMULATED. */
-static int miss(struct machine *m, uint64_t va, unsigned kind,
+static int walk(struct machine *m, uint64_t va, unsigned kind,
                 struct translation *out)
 {
     const struct mmu_request request = {
         .va = va, .access = access_of(kind), .user = kind < EVENT_KERNEL_READ};
     int result = m->walk(m, &request, out);
 
-    if (result == WALK_OK) {
-        tlb_insert(&m->tlb, va, out->page_bytes, request.access, out->value,
-                   out->global);
-        if (out->value & PTE_D)
-            tlb_set_bits(&m->tlb, va, PTE_D);
+    if (result == WALK_OK)
         use_data(m, (out->value & PTE_ADDR) | (va & (out->page_bytes - 1)));
-    }
     return result;
+}
+
+/* No TLB has it. `out` is of WALK_OK and WALK_EMULATED. */
+static int miss(struct machine *m, uint64_t va, unsigned kind,
+                struct translation *out)
+{
+    int result = walk(m, va, kind, out);
+
+    if (result == WALK_OK)
+        tlb_fill(&m->tlb, va, out->page_bytes, access_of(kind), out->value,
+                 out->global);
+    return result;
+}
+
+/* A TLB has it, but not with the rights: a write to a clean page, or an entry
+ * that the tables have outgrown. Every copy of it becomes dirty. */
+static int upgrade(struct machine *m, uint64_t va, unsigned kind,
+                   struct translation *out)
+{
+    int result = walk(m, va, kind, out);
+
+    m->counts.dirty_walks++;
+    if (result != WALK_OK)
+        return result;
+    tlb_insert(&m->tlb, va, out->page_bytes, access_of(kind), out->value,
+               out->global);
+    if (out->value & PTE_D)
+        tlb_set_bits(&m->tlb, va, PTE_D);
+    return WALK_OK;
 }
 
 static int denied(struct machine *m, uint64_t va, int error)
@@ -62,9 +84,12 @@ static int denied(struct machine *m, uint64_t va, int error)
                    (unsigned long long)va, (unsigned)error);
 }
 
-/* An access through the TLB: enum walk_result or a negative errno. */
-static inline int reach(struct machine *m, uint64_t va, unsigned kind,
-                        struct translation *out)
+/* An access through the TLB: enum walk_result or a negative errno. In line
+ * where accesses are all there is. */
+static inline __attribute__((always_inline)) int reach(struct machine *m,
+                                                       uint64_t va,
+                                                       unsigned kind,
+                                                       struct translation *out)
 {
     struct tlb_hit hit;
 
@@ -74,12 +99,13 @@ static inline int reach(struct machine *m, uint64_t va, unsigned kind,
             use_data(m, (hit.value & PTE_ADDR) | (va & (hit.held_bytes - 1)));
             return WALK_OK;
         }
-        m->counts.dirty_walks++;
+        return upgrade(m, va, kind, out);
     }
     return miss(m, va, kind, out);
 }
 
-static int access_memory(struct machine *m, uint64_t va, unsigned kind)
+static inline __attribute__((always_inline)) int access_memory(
+    struct machine *m, uint64_t va, unsigned kind)
 {
     struct translation translation;
     int result;
@@ -211,30 +237,50 @@ static int happen(struct machine *m, const uint64_t *event)
     }
 }
 
+/* Accesses up to the next other event; where that is, or a negative errno. */
+static long access_all(struct machine *m, const uint64_t *words, size_t count)
+{
+    size_t at = 0;
+
+    for (; at < count && event_kind(words[at]) <= EVENT_KERNEL_FETCH; at++) {
+        int err = access_memory(m, event_va(words[at]), event_kind(words[at]));
+
+        if (err)
+            return err;
+    }
+    return (long)at;
+}
+
 int machine_run(struct machine *m, const uint64_t *words, size_t count,
                 struct why *why)
 {
     size_t at = 0;
-    int err = 0;
 
     m->why = why;
-    while (!err && at < count) {
-        unsigned kind = event_kind(words[at]);
-        unsigned length = event_words(kind);
+    while (at < count) {
+        unsigned length = event_words(event_kind(words[at]));
+        long done;
 
         if (!length || length > count - at)
             return why_set(why, EPROTO, "no event begins with %#llx",
                            (unsigned long long)words[at]);
-        if (kind > EVENT_KERNEL_FETCH)
-            err = happen(m, &words[at]);
-        else if (m->paging.cr3)
-            err = access_memory(m, event_va(words[at]), kind);
-        else
-            err = why_set(why, EPROTO,
-                          "an access before the guest has page tables");
-        at += length;
+        if (event_kind(words[at]) > EVENT_KERNEL_FETCH) {
+            int err = happen(m, &words[at]);
+
+            if (err)
+                return err;
+            at += length;
+            continue;
+        }
+        if (!m->paging.cr3)
+            return why_set(why, EPROTO,
+                           "an access before the guest has page tables");
+        done = access_all(m, words + at, count - at);
+        if (done < 0)
+            return (int)done;
+        at += (size_t)done;
     }
-    return err;
+    return 0;
 }
 
 /* ---- Making -------------------------------------------------------------- */
