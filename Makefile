@@ -10,7 +10,7 @@ Q = $(if $V,,@printf '  %-4s %s\n' '$1' '$@';)
 B ?= $(if $(SAN),build/san,build)
 
 CC = gcc
-PKGS = libtracefs jansson gsl libkmod hwloc libconfig
+PKGS = libtracefs jansson gsl libkmod hwloc libconfig libzstd zlib
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS = $(shell pkg-config --libs $(PKGS) 2>/dev/null) \
            -lpapi -lpfm -lnuma -lcsv
@@ -38,7 +38,7 @@ KERNEL_CFLAGS = $(BASE_CFLAGS) -O2 -ffreestanding -fno-pic -mcmodel=kernel \
 
 WL_SRC     := $(wildcard workloads/*.c workloads/memory/*.c workloads/os/*.c)
 SHIM_SRC   := $(wildcard workloads/linux/*.c)
-HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c vmm/*.c \
+HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c trace/*.c vmm/*.c \
                 harness/*.c harness/counters/*.c) $(SHIM_SRC)
 TEST_SRC   := $(wildcard tests/*.c)
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
