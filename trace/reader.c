@@ -115,6 +115,9 @@ static int read_header(struct reader *reader, struct why *why)
     const char *wrong;
     int err;
 
+    if (ferror(reader->file))
+        return why_set(why, errno ? errno : EIO, "%s: %s", reader->name,
+                       strerror(errno ? errno : EIO));
     if (got < sizeof head && !memcmp(&head, TRACE_MAGIC, sizeof head.magic))
         return bad_header(reader, why, "truncated");
     err = check_head(reader, &head, why);
