@@ -10,7 +10,7 @@ Q = $(if $V,,@printf '  %-4s %s\n' '$1' '$@';)
 B ?= $(if $(SAN),build/san,build)
 
 CC = gcc
-PKGS = libtracefs jansson gsl libkmod hwloc libconfig
+PKGS = libtracefs jansson gsl libkmod hwloc libconfig libzstd zlib
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS = $(shell pkg-config --libs $(PKGS) 2>/dev/null) \
            -lpapi -lpfm -lnuma -lcsv

@@ -43,19 +43,17 @@ static const struct {
 };
 
 static void describe_record(const struct machine_config *config,
-                            const struct model_pass *pass,
-                            unsigned guest_levels, struct run_record *record)
+                            uint64_t page_bytes, unsigned guest_levels,
+                            struct run_record *record)
 {
     *record = (struct run_record){
         .status = RUN_OK,
+        .guest_page_bytes = {page_bytes, page_bytes},
         .host_page_bytes = {true, config->host_page_bytes},
     };
     run_stamp(record->started_at, sizeof record->started_at);
-    if (pass->kind != STREAM_TRACE)
-        record->guest_page_bytes =
-            (struct maybe_u64){true, pass->params.page_bytes};
-    else if (config->technique == MODEL_NATIVE)
-        record->host_page_bytes.known = false;
+    if (config->technique == MODEL_NATIVE)
+        record->host_page_bytes = record->guest_page_bytes;
     snprintf(record->mmu, sizeof record->mmu, "%s",
              columns[config->technique].mmu);
     snprintf(record->cpu_profile, sizeof record->cpu_profile, "%s",
@@ -74,19 +72,21 @@ static void describe_record(const struct machine_config *config,
 static void describe(const struct pass *p, const struct machine_config *config,
                      struct follower *f)
 {
-    const struct model_pass *pass = p->plan;
+    struct wl_params params;
 
-    describe_record(config, pass, p->source->guest.levels, &f->record);
+    model_source_params(p->plan, p->source, &params);
+    describe_record(config, params.page_bytes, p->source->guest.levels,
+                    &f->record);
     f->spec = (struct run_spec){
         .technique = columns[config->technique].technique,
         .platform = PLATFORM_MODEL,
-        .working_set_bytes = pass->params.working_set_bytes,
-        .guest_page_bytes = pass->params.page_bytes,
-        .seed = pass->params.seed,
+        .working_set_bytes = params.working_set_bytes,
+        .guest_page_bytes = params.page_bytes,
+        .seed = params.seed,
         .vcpus = 1,
         .rep = 1,
     };
-    memcpy(f->spec.workload, pass->label, sizeof f->spec.workload);
+    memcpy(f->spec.workload, p->plan->label, sizeof f->spec.workload);
 }
 
 static int add_counter(struct rows *rows, const char *name, double value,

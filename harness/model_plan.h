@@ -24,8 +24,8 @@ struct model_request {
 
 enum stream_kind {
     STREAM_WORKLOAD, /* in process: a workload or a pattern */
-    STREAM_TRACE,  /* of memvirt's format */
-    STREAM_IMPORT, /* of another tool's */
+    STREAM_TRACE,    /* of memvirt's format */
+    STREAM_IMPORT,   /* of another tool's */
 };
 
 struct model_pass {
