@@ -354,7 +354,10 @@ static int name_trace(struct model_pass *pass, const char *path,
                        "-w: a trace needs a file, for example trace:gups.mvt, "
                        "or '-' for standard input");
     snprintf(pass->label, sizeof pass->label, "%.*s",
-             (int)sizeof pass->label - 1, slash ? slash + 1 : path);
+             (int)sizeof pass->label - 1,
+             !strcmp(path, "-") ? "standard-input"
+             : slash            ? slash + 1
+                                : path);
     pass->path = strdup(path);
     return pass->path ? 0 : why_set(why, ENOMEM, "out of memory");
 }
