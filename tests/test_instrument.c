@@ -785,6 +785,31 @@ static void bare_accesses(void)
     bare_accesses_on(PAGE_1G, 2);
 }
 
+/* The lower half is 2^56 bytes with 5 levels. */
+static void bare_accesses_5_levels(void)
+{
+    static const struct raw_access high[] = {
+        {.va = (1ull << 56) - 8, .bytes = 8, .access = MMU_WRITE},
+        {.va = 1ull << 47, .bytes = 8, .access = MMU_READ},
+    };
+    const struct model_guest guest = {.levels = 5, .ram_bytes = 1 << 30};
+    struct event_source *source;
+    struct checker *c;
+    struct why why = {""};
+    bool closed;
+
+    CU_ASSERT_EQUAL_FATAL(model_open_raw(&source, list_of(high, 2, 0, &closed),
+                                         PAGE_2M, &guest, &why),
+                          0);
+    c = checker_create(source);
+    follow(c, source, &why);
+    CU_ASSERT_STRING_EQUAL(c->wrong, "");
+    CU_ASSERT_EQUAL(c->lowest, 1ull << 47);
+    CU_ASSERT_EQUAL(c->highest, (1ull << 56) - 8);
+    CU_ASSERT_EQUAL(c->guest.ram_bytes, 1 << 30);
+    checker_free(c);
+}
+
 static void expect_bad(const struct raw_access *accesses, size_t count,
                        int error, const char *sentence)
 {
@@ -928,11 +953,18 @@ static void closing_early(void)
     static const char *const names[] = {"gups", "ctxsw", "forkwait",
                                         "pattern:cyclic"};
 
+    sigset_t term, before;
+
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
     for (unsigned i = 0; i < 4; i++) {
         struct event_source *source;
         pid_t producer, process;
 
+        /* whatever the opener blocks */
+        sigprocmask(i & 1 ? SIG_BLOCK : SIG_UNBLOCK, &term, &before);
         open_and_start(&source, names[i]);
+        sigprocmask(SIG_SETMASK, &before, NULL);
         producer = child_of(getpid());
         process = producer ? child_of(producer) : 0;
         CU_ASSERT(producer > 0);
@@ -1028,6 +1060,7 @@ TEST_SUITE(instrument, {"checksums of processes", checksums_of_processes},
            {"patterns count", patterns_count},
            {"patterns are large", patterns_are_large},
            {"bare accesses", bare_accesses},
+           {"bare accesses, 5 levels", bare_accesses_5_levels},
            {"bad bare accesses", bad_bare_accesses}, {"refusals", refusals},
            {"failures", failures}, {"closing early", closing_early},
            {"dying", dying}, {"orphans", orphans}, {"repeatable", repeatable});
