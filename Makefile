@@ -38,9 +38,9 @@ KERNEL_CFLAGS = $(BASE_CFLAGS) -O2 -ffreestanding -fno-pic -mcmodel=kernel \
 
 WL_SRC     := $(wildcard workloads/*.c workloads/memory/*.c workloads/os/*.c)
 SHIM_SRC   := $(wildcard workloads/linux/*.c)
-HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c vmm/*.c \
-                harness/*.c harness/counters/*.c workloads/model/*.c) \
-              $(SHIM_SRC)
+HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c trace/*.c \
+                model/*.c vmm/*.c harness/*.c harness/counters/*.c \
+                workloads/model/*.c) $(SHIM_SRC)
 TEST_SRC   := $(wildcard tests/*.c)
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 BENCH_SRC  := $(wildcard tests/bench/*.c)

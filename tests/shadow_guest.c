@@ -1,0 +1,342 @@
+#include "tests/shadow_guest.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define NO_CHANGE UINT32_MAX
+
+static bool in_large_area(unsigned index)
+{
+    return index >= TABLES / 2 && index < TABLES;
+}
+
+uint64_t guest_frame_pa(unsigned index)
+{
+    return (uint64_t)(index + (in_large_area(index) ? LARGE_AREA : 0)) *
+           PAGE_4K;
+}
+
+int guest_slot(uint64_t pa)
+{
+    uint64_t frame = pa / PAGE_4K, index = frame % LARGE_AREA;
+
+    if (index >= FRAMES || guest_frame_pa(index) != frame * PAGE_4K)
+        return -1;
+    return (int)(index * PT_ENTRIES + pa % PAGE_4K / 8);
+}
+
+static void window(struct guest *g)
+{
+    const uint64_t rights = PTE_P | PTE_RW;
+    uint64_t *top = &g->memory[(size_t)TABLES * PT_ENTRIES];
+
+    top[0] = guest_frame_pa(TABLES + 1) | rights;
+    top[PT_ENTRIES] = guest_frame_pa(TABLES + 2) | rights;
+    for (unsigned i = 0; i < TABLES; i++) {
+        top[2 * PT_ENTRIES + i] = guest_frame_pa(i) | rights;
+        g->memory[i * PT_ENTRIES + WINDOW] = guest_frame_pa(TABLES) | rights;
+    }
+}
+
+void guest_init(struct guest *g)
+{
+    memset(g, 0, sizeof *g);
+    for (unsigned i = 0; i < SLOTS; i++)
+        g->last[i] = NO_CHANGE;
+    window(g);
+    g->now = 1;
+}
+
+static void record(struct guest *g, uint32_t slot, uint64_t value)
+{
+    struct change *c = &g->change[g->changes % CHANGES];
+
+    if (g->memory[slot] == value)
+        return;
+    g->now++;
+    *c = (struct change){.old = g->memory[slot],
+                         .from = g->since[slot],
+                         .until = g->now,
+                         .slot = slot,
+                         .previous = g->last[slot]};
+    g->last[slot] = g->changes++;
+    g->memory[slot] = value;
+    g->since[slot] = g->now;
+}
+
+void guest_store(struct guest *g, uint64_t pa, uint64_t value)
+{
+    int slot = guest_slot(pa);
+
+    if (slot >= 0)
+        record(g, (uint32_t)slot, value);
+}
+
+static bool has_memory(uint64_t pa)
+{
+    uint64_t frame = pa / PAGE_4K;
+
+    return frame < SMALL_END || frame / HUGE_AREA == 1;
+}
+
+int guest_read(void *guest, uint64_t pa, uint64_t *entry)
+{
+    const struct guest *g = guest;
+    int slot = guest_slot(pa);
+
+    if (!has_memory(pa))
+        return -EFAULT;
+    *entry = slot < 0 ? 0 : g->memory[slot];
+    return 0;
+}
+
+int guest_set(void *guest, uint64_t pa, uint64_t old, uint64_t bits)
+{
+    struct guest *g = guest;
+    int slot = guest_slot(pa);
+
+    if (slot < 0)
+        return -EFAULT;
+    if (g->memory[slot] != old)
+        return -EAGAIN;
+    g->mmu_sets++;
+    record(g, (uint32_t)slot, old | bits);
+    return 0;
+}
+
+/* Scattered where the host has 4 KiB pages only, else shifted as a whole. */
+int guest_host(uint64_t frame, struct shadow_frame *host)
+{
+    if (!has_memory(frame * PAGE_4K))
+        return -1;
+    host->level = frame < LARGE_AREA ? 1 : frame < SMALL_END ? 2 : 3;
+    host->frame = host->level == 1   ? 0x100000 + frame * 5 % LARGE_AREA
+                  : host->level == 2 ? 0x200000 + frame
+                                     : 0x1000000 + frame;
+    host->writable = frame - HOST_READONLY >= 4;
+    host->executable = true;
+    return 0;
+}
+
+uint64_t guest_host_pa(uint64_t pa)
+{
+    struct shadow_frame host;
+
+    if (guest_host(pa / PAGE_4K, &host))
+        return UINT64_MAX;
+    return host.frame * PAGE_4K + pa % PAGE_4K;
+}
+
+static struct flush *flush_slot(const struct guest *g, uint64_t va,
+                                unsigned level)
+{
+    uint64_t page = va >> pt_shift(level);
+    uint64_t mixed = page * 0x9e3779b97f4a7c15ull;
+
+    return (struct flush *)&g->invlpg[level - 1][mixed >> 52];
+}
+
+void guest_flush_all(struct guest *g)
+{
+    g->flushed = g->now++;
+}
+
+/* A page of any size around the address goes. */
+void guest_flush(struct guest *g, uint64_t va)
+{
+    for (unsigned level = 1; level <= 3; level++)
+        *flush_slot(g, va, level) =
+            (struct flush){.page = va >> pt_shift(level), .time = g->now};
+    g->now++;
+}
+
+/* A flush that was overwritten by another page's is forgotten: the oracle is
+ * more lenient then, never less. */
+static uint64_t flush_time(const struct guest *g, uint64_t va, unsigned level)
+{
+    const struct flush *f = flush_slot(g, va, level);
+
+    if (f->page == va >> pt_shift(level) && f->time > g->flushed)
+        return f->time;
+    return g->flushed;
+}
+
+static bool canonical(const struct guest *g, uint64_t va)
+{
+    unsigned unused = 64 - pt_shift(g->state.levels + 1);
+
+    return (uint64_t)((int64_t)(va << unused) >> unused) == va;
+}
+
+static uint64_t reserved(const struct guest *g, unsigned level, uint64_t entry)
+{
+    uint64_t bits = PTE_ADDR & ~((1ull << g->state.physical_bits) - 1);
+
+    if (!g->state.nxe)
+        bits |= PTE_XD;
+    if (level >= 4 || (level == 3 && !g->state.pages_1g))
+        bits |= PTE_PS;
+    if (level > 1 && (entry & PTE_PS))
+        bits |= ((1ull << pt_shift(level)) - 1) & ~(PAGE_4K * 2 - 1);
+    return entry & bits;
+}
+
+/* A path as far as it was followed. */
+struct path {
+    bool w, u, x;
+};
+
+static void add(const struct guest *g, struct path *p, uint64_t entry)
+{
+    p->w = p->w && (entry & PTE_RW);
+    p->u = p->u && (entry & PTE_US);
+    p->x = p->x && !(g->state.nxe && (entry & PTE_XD));
+}
+
+static bool permitted(const struct guest *g, const struct path *p,
+                      const struct mmu_request *r)
+{
+    const struct mmu_state *s = &g->state;
+
+    if (r->user)
+        return p->u && (r->access == MMU_WRITE   ? p->w
+                        : r->access == MMU_FETCH ? p->x
+                                                 : true);
+    if (r->access == MMU_FETCH)
+        return p->x && !(s->smep && p->u);
+    if (s->smap && !s->ac && p->u)
+        return false;
+    return r->access == MMU_READ || p->w || !s->wp;
+}
+
+static uint32_t error_code(const struct guest *g, const struct mmu_request *r)
+{
+    bool fetch = r->access == MMU_FETCH && (g->state.nxe || g->state.smep);
+
+    return (r->access == MMU_WRITE ? PF_W : 0) | (r->user ? PF_U : 0) |
+           (fetch ? PF_I : 0);
+}
+
+static bool is_leaf(unsigned level, uint64_t entry)
+{
+    return level == 1 || (entry & PTE_PS);
+}
+
+static uint64_t leaf_pa(unsigned level, uint64_t entry, uint64_t va)
+{
+    uint64_t offset = (1ull << pt_shift(level)) - 1;
+
+    return (entry & PTE_ADDR & ~offset) | (va & offset);
+}
+
+static void fault(struct expected *e, uint32_t error)
+{
+    e->outcome = MMU_PAGE_FAULT;
+    e->error |= error;
+    e->pending = false;
+}
+
+void guest_expect(const struct guest *g, const struct mmu_request *r,
+                  struct expected *e)
+{
+    struct path path = {true, true, true};
+    uint64_t table = g->state.cr3 & PTE_ADDR;
+
+    *e = (struct expected){.outcome = MMU_OK, .error = error_code(g, r)};
+    if (!canonical(g, r->va)) {
+        e->outcome = MMU_NOT_CANONICAL;
+        return;
+    }
+    for (unsigned level = g->state.levels;; level--) {
+        uint64_t pa = table + 8ull * pt_index(r->va, level), entry;
+
+        if (guest_read((void *)g, pa, &entry)) {
+            e->outcome = MMU_NO_MEMORY;
+            return;
+        }
+        if (!(entry & PTE_P))
+            return fault(e, 0);
+        if (reserved(g, level, entry))
+            return fault(e, PF_P | PF_RS);
+        add(g, &path, entry);
+        e->slot[e->entries] = guest_slot(pa);
+        e->bits[e->entries] = PTE_A;
+        if (is_leaf(level, entry) && r->access == MMU_WRITE)
+            e->bits[e->entries] |= PTE_D;
+        e->pending |= (e->bits[e->entries++] & ~entry) != 0;
+        if (is_leaf(level, entry)) {
+            e->pa = leaf_pa(level, entry, r->va);
+            if (!permitted(g, &path, r))
+                fault(e, PF_P);
+            return;
+        }
+        table = entry & PTE_ADDR;
+    }
+}
+
+/* One search through the values that entries had. */
+struct search {
+    const struct guest *g;
+    const struct mmu_request *request;
+    uint64_t host_pa, flushed;
+};
+
+static bool follow(const struct search *s, uint64_t table, unsigned level,
+                   uint64_t time, struct path path);
+
+static bool leads(const struct search *s, uint64_t entry, unsigned level,
+                  uint64_t time, uint64_t until, struct path path)
+{
+    const struct mmu_request *r = s->request;
+    bool leaf = is_leaf(level, entry);
+
+    if ((entry & (PTE_P | PTE_A)) != (PTE_P | PTE_A) ||
+        reserved(s->g, level, entry))
+        return false;
+    add(s->g, &path, entry);
+    if (!leaf)
+        return follow(s, entry & PTE_ADDR, level - 1, time, path);
+    return until > flush_time(s->g, r->va, level) &&
+           (r->access != MMU_WRITE || (entry & PTE_D)) &&
+           permitted(s->g, &path, r) &&
+           guest_host_pa(leaf_pa(level, entry, r->va)) == s->host_pa;
+}
+
+/* Entries are read from the root down: each at a time no earlier than the one
+ * before. */
+static bool follow(const struct search *s, uint64_t table, unsigned level,
+                   uint64_t time, struct path path)
+{
+    const struct guest *g = s->g;
+    int slot = guest_slot(table + 8ull * pt_index(s->request->va, level));
+    const struct change *c;
+
+    if (slot < 0)
+        return false;
+    if (leads(s, g->memory[slot], level,
+              g->since[slot] > time ? g->since[slot] : time, UINT64_MAX, path))
+        return true;
+    for (uint32_t i = g->last[slot];
+         i != NO_CHANGE && g->changes - i <= CHANGES; i = c->previous) {
+        c = &g->change[i % CHANGES];
+        if (c->until <= time || c->until <= s->flushed)
+            return false;
+        if (leads(s, c->old, level, c->from > time ? c->from : time, c->until,
+                  path))
+            return true;
+    }
+    return false;
+}
+
+bool guest_stale(const struct guest *g, const struct mmu_request *request,
+                 uint64_t host_pa)
+{
+    struct search s = {.g = g,
+                       .request = request,
+                       .host_pa = host_pa,
+                       .flushed = flush_time(g, request->va, 1)};
+
+    return canonical(g, request->va) &&
+           follow(&s, g->state.cr3 & PTE_ADDR, g->state.levels, s.flushed,
+                  (struct path){true, true, true});
+}

@@ -1,0 +1,681 @@
+/*
+ * The shadow MMU against an oracle. A guest does random things to random
+ * tables; a model of the CPU runs on the shadow tables, with a TLB of its own
+ * that only the library's flushes empty. Every translation that the CPU gets
+ * must be the guest's now, or one the architecture lets a TLB keep; every
+ * fault and every accessed or dirty bit must be what a walk of the guest's
+ * tables says.
+ */
+#include "tests/shadow_guest.h"
+#include "tests/test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TLB_ENTRIES 64u
+#define TABLES_PA   0x7000000000ull
+
+#ifdef __SANITIZE_ADDRESS__
+#define DIVISOR 20
+#else
+#define DIVISOR 1
+#endif
+
+/* One run of random operations. */
+struct scenario {
+    const char *name;
+    enum shadow_policy policy;
+    unsigned operations, tables, roots, levels, flood;
+    bool tlb, apart, roles, splinter;
+};
+
+struct tlb_entry {
+    uint64_t root, page, entry;
+    unsigned level; /* of the shadow's leaf */
+    bool valid;
+};
+
+struct machine {
+    const struct scenario *scenario;
+    struct shadow *shadow;
+    uint64_t *arena;
+    struct tlb_entry tlb[TLB_ENTRIES];
+    struct guest guest;
+    uint64_t random, failures, operation;
+    uint64_t expected_true, hits, stale;
+};
+
+static uint32_t chance(struct machine *m, uint32_t below)
+{
+    m->random ^= m->random << 13;
+    m->random ^= m->random >> 7;
+    m->random ^= m->random << 17;
+    return (uint32_t)((m->random >> 32) * below >> 32);
+}
+
+static bool one_in(struct machine *m, uint32_t n)
+{
+    return !chance(m, n);
+}
+
+static void wrong(struct machine *m, const char *what, uint64_t va)
+{
+    if (m->failures++ < 5)
+        printf("    %s, operation %lu, va %#lx: %s\n", m->scenario->name,
+               (unsigned long)m->operation, (unsigned long)va, what);
+}
+
+static uint64_t sign_extended(const struct machine *m, uint64_t va)
+{
+    unsigned unused = 64 - pt_shift(m->scenario->levels + 1);
+
+    return (uint64_t)((int64_t)(va << unused) >> unused);
+}
+
+/* ---- The CPU on the shadow tables ---------------------------------------- */
+
+static struct tlb_entry *tlb_slot(struct machine *m, uint64_t root, uint64_t va)
+{
+    uint64_t mixed = (va / PAGE_4K ^ root) * 0x9e3779b97f4a7c15ull;
+
+    return &m->tlb[mixed >> 58];
+}
+
+static void flush_page(void *arg, uint64_t va)
+{
+    struct guest *g = arg;
+    struct machine *m =
+        (struct machine *)((char *)g - offsetof(struct machine, guest));
+
+    for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+        unsigned shift = m->tlb[i].valid ? 9 * (m->tlb[i].level - 1) : 0;
+
+        if (m->tlb[i].page >> shift == va / PAGE_4K >> shift)
+            m->tlb[i].valid = false;
+    }
+}
+
+static void flush_all(void *arg)
+{
+    struct guest *g = arg;
+    struct machine *m =
+        (struct machine *)((char *)g - offsetof(struct machine, guest));
+
+    for (unsigned i = 0; i < TLB_ENTRIES; i++)
+        m->tlb[i].valid = false;
+}
+
+static int host_frame(void *arg, uint64_t frame, struct shadow_frame *host)
+{
+    (void)arg;
+    return guest_host(frame, host);
+}
+
+/* The shadow's leaf for an address, cut to 4 KiB, or 0. */
+static uint64_t shadow_leaf(struct machine *m, uint64_t va, unsigned *size)
+{
+    uint64_t table = shadow_root(m->shadow), entry;
+
+    for (unsigned level = m->scenario->levels;; level--) {
+        uint64_t number = (table - TABLES_PA) / PAGE_4K;
+
+        if (number >= shadow_tables(m->shadow)) {
+            wrong(m, "a shadow entry leads out of the arena", va);
+            return 0;
+        }
+        entry = m->arena[number * PT_ENTRIES + pt_index(va, level)];
+        *size = level;
+        if (!(entry & PTE_P))
+            return 0;
+        if (level == 1)
+            return entry;
+        if (entry & PTE_PS) {
+            uint64_t offset = (1ull << pt_shift(level)) - 1;
+
+            if (level > 3 || (entry & PTE_ADDR & offset))
+                wrong(m, "a reserved bit in a shadow entry", va);
+            return entry | (va & offset & PTE_ADDR);
+        }
+        table = entry & PTE_ADDR;
+    }
+}
+
+/* The rights of a shadow leaf, by the CPU; it always runs with WP and NXE. */
+static bool allowed(const struct machine *m, uint64_t entry,
+                    const struct mmu_request *r)
+{
+    const struct mmu_state *s = &m->guest.state;
+    bool user = m->scenario->apart || r->user, us = entry & PTE_US;
+
+    if (!entry || (user && !us))
+        return false;
+    if (r->access == MMU_FETCH)
+        return !(entry & PTE_XD) && !(!user && s->smep && us);
+    if (!user && us && s->smap && !s->ac)
+        return false;
+    return r->access == MMU_READ || (entry & PTE_RW);
+}
+
+static bool hit(struct machine *m, const struct mmu_request *r, uint64_t *entry)
+{
+    uint64_t root = shadow_root(m->shadow);
+    struct tlb_entry *t = tlb_slot(m, root, r->va);
+    bool ours = t->valid && t->root == root && t->page == r->va / PAGE_4K;
+
+    unsigned level = 1;
+
+    *entry = 0;
+    if (sign_extended(m, r->va) != r->va) /* #GP before any walk */
+        return false;
+    if (m->scenario->tlb && ours && allowed(m, t->entry, r)) {
+        *entry = t->entry;
+        return true;
+    }
+    if (ours) /* a fault drops it (SDM vol. 3A, 4.10.4.1) */
+        t->valid = false;
+    *entry = shadow_leaf(m, r->va, &level);
+    if (!allowed(m, *entry, r))
+        return false;
+    *t = (struct tlb_entry){root, r->va / PAGE_4K, *entry, level, true};
+    return true;
+}
+
+/* ---- One access -----------------------------------------------------------
+ */
+
+static uint64_t host_pa(uint64_t entry, uint64_t va)
+{
+    return (entry & PTE_ADDR) | (va % PAGE_4K);
+}
+
+/* The shadow tables let it pass: was that right? */
+static void check_hit(struct machine *m, const struct mmu_request *r,
+                      uint64_t entry, bool strict)
+{
+    struct expected e;
+
+    guest_expect(&m->guest, r, &e);
+    m->hits++;
+    if (e.outcome == MMU_OK && !e.pending &&
+        guest_host_pa(e.pa) == host_pa(entry, r->va))
+        return;
+    m->stale++;
+    if (strict)
+        wrong(m, "a translation that the guest's tables don't have", r->va);
+    else if (!guest_stale(&m->guest, r, host_pa(entry, r->va)))
+        wrong(m, "staler than the architecture allows", r->va);
+}
+
+static void check_bits(struct machine *m, const struct expected *e, uint64_t va,
+                       uint32_t changes)
+{
+    const struct guest *g = &m->guest;
+
+    for (unsigned i = 0; i < e->entries; i++)
+        if (e->slot[i] < 0 || (e->bits[i] & ~g->memory[e->slot[i]]))
+            wrong(m, "accessed or dirty bit missing", va);
+    for (; changes != g->changes; changes++) {
+        const struct change *c = &g->change[changes % CHANGES];
+        uint64_t bits = 0;
+
+        for (unsigned i = 0; i < e->entries; i++)
+            if (e->slot[i] == (int)c->slot)
+                bits |= e->bits[i];
+        if ((g->memory[c->slot] ^ c->old) & ~bits)
+            wrong(m, "a bit set that the access doesn't set", va);
+    }
+}
+
+static void emulate(struct machine *m, uint64_t pa, uint64_t value)
+{
+    guest_store(&m->guest, pa & ~7ull, value);
+    shadow_guest_write(m->shadow, pa & ~7ull, 8);
+}
+
+/* A write the CPU can't do must have a reason. */
+static bool may_trap(const struct machine *m, uint64_t pa)
+{
+    return m->scenario->policy != SHADOW_VTLB || !m->guest.state.wp ||
+           pa / PAGE_4K - HOST_READONLY < 4;
+}
+
+/* Returns true when the access is to be tried again. */
+static bool take_fault(struct machine *m, const struct mmu_request *r,
+                       uint32_t error, uint64_t value)
+{
+    struct guest *g = &m->guest;
+    struct shadow_fault fault;
+    struct expected e;
+    uint32_t changes = g->changes;
+    enum shadow_outcome outcome;
+
+    guest_expect(g, r, &e);
+    outcome = shadow_fault(m->shadow, error, r, &fault);
+    m->expected_true += e.outcome == MMU_PAGE_FAULT;
+    if (e.outcome == MMU_OK)
+        check_bits(m, &e, r->va, changes);
+    else if (changes != g->changes)
+        wrong(m, "bits set by an access that failed", r->va);
+    switch (outcome) {
+    case SHADOW_FIXED:
+        if (e.outcome != MMU_OK)
+            wrong(m, "a true fault taken for a hidden one", r->va);
+        return true;
+    case SHADOW_TRUE_FAULT:
+        if (e.outcome != MMU_PAGE_FAULT)
+            wrong(m, "a hidden fault taken for a true one", r->va);
+        else if (e.error != fault.error)
+            wrong(m, "error code", r->va);
+        return false;
+    case SHADOW_EMULATE_WRITE:
+        if (e.outcome != MMU_OK || e.pa != fault.pa || r->access != MMU_WRITE ||
+            !may_trap(m, fault.pa))
+            wrong(m, "a write to emulate that isn't one", r->va);
+        emulate(m, fault.pa, value);
+        return false;
+    case SHADOW_NO_MEMORY:
+        if (fault.table ? e.outcome != MMU_NO_MEMORY
+                        : e.outcome != MMU_OK || e.pa != fault.pa ||
+                              guest_host_pa(e.pa) != UINT64_MAX)
+            wrong(m, "memory that exists", r->va);
+        return false;
+    default:
+        if (e.outcome != MMU_NOT_CANONICAL)
+            wrong(m, "a canonical address", r->va);
+        return false;
+    }
+}
+
+static uint32_t cpu_error(const struct machine *m, const struct mmu_request *r,
+                          uint64_t entry)
+{
+    return (entry ? PF_P : 0) | (r->access == MMU_WRITE ? PF_W : 0) |
+           (r->access == MMU_FETCH ? PF_I : 0) |
+           (r->user || m->scenario->apart ? PF_U : 0);
+}
+
+/* The guest memory behind a host address, for stores through a translation
+ * that may be stale. */
+static void store(struct machine *m, uint64_t entry, uint64_t va,
+                  uint64_t value)
+{
+    uint64_t host = host_pa(entry, va & ~7ull);
+
+    for (unsigned i = 0; i < FRAMES; i++) {
+        uint64_t pa = guest_frame_pa(i) | (va % PAGE_4K & ~7ull);
+
+        if (guest_host_pa(pa) == host)
+            guest_store(&m->guest, pa, value);
+    }
+}
+
+static void set_state(struct machine *m, bool user)
+{
+    enum shadow_mode mode = !m->scenario->apart ? SHADOW_BOTH
+                            : user              ? SHADOW_USER
+                                                : SHADOW_KERNEL;
+
+    if (shadow_set_state(m->shadow, &m->guest.state, mode))
+        wrong(m, "a state refused", 0);
+}
+
+static void access_memory(struct machine *m, const struct mmu_request *r,
+                          uint64_t value)
+{
+    bool exact = m->scenario->policy == SHADOW_TRACED && !m->scenario->tlb;
+    uint64_t entry;
+
+    if (m->scenario->apart)
+        set_state(m, r->user);
+    for (unsigned tries = 0; tries < 2; tries++) {
+        if (hit(m, r, &entry)) {
+            check_hit(m, r, entry, exact || tries);
+            if (r->access == MMU_WRITE)
+                store(m, entry, r->va, value);
+            return;
+        }
+        if (!take_fault(m, r, cpu_error(m, r, entry), value))
+            return;
+    }
+    wrong(m, "a fixed fault comes again", r->va);
+}
+
+/* ---- What the guest does --------------------------------------------------
+ */
+
+static unsigned some_index(struct machine *m)
+{
+    static const uint16_t index[] = {0, 1, 2, 511};
+
+    return index[chance(m, 4)];
+}
+
+static uint64_t some_va(struct machine *m)
+{
+    uint64_t va = 0;
+
+    for (unsigned level = 1; level <= m->scenario->levels; level++)
+        va |= (uint64_t)some_index(m) << pt_shift(level);
+    if (one_in(m, 2000))
+        return va | 1ull << 60;
+    return sign_extended(m, va) | some_index(m) * 8;
+}
+
+static uint64_t window_va(const struct machine *m, unsigned frame,
+                          unsigned index)
+{
+    return sign_extended(m, (uint64_t)WINDOW << pt_shift(m->scenario->levels) |
+                                frame * PAGE_4K | index * 8);
+}
+
+static uint64_t some_frame_pa(struct machine *m)
+{
+    switch (chance(m, 40)) {
+    case 0:
+        return (uint64_t)chance(m, SMALL_END) * PAGE_4K;
+    case 1:
+        return (HOST_READONLY + (uint64_t)chance(m, 4)) * PAGE_4K;
+    case 2:
+        return (SMALL_END + (uint64_t)chance(m, 99)) * PAGE_4K;
+    default:
+        return guest_frame_pa(chance(m, TABLES));
+    }
+}
+
+static uint64_t large_pa(struct machine *m)
+{
+    static const uint64_t pa[] = {0,           PAGE_2M, 2 * PAGE_2M,
+                                  3 * PAGE_2M, PAGE_1G, PAGE_1G + 5 * PAGE_2M};
+
+    return pa[chance(m, 6)];
+}
+
+static uint64_t hostile_bits(struct machine *m)
+{
+    switch (chance(m, 3)) {
+    case 0:
+        return 1ull << 51;
+    case 1:
+        return 1ull << 13;
+    default:
+        return 1ull << 45;
+    }
+}
+
+/* Mostly good entries, so that whole paths exist; one table serves as any
+ * level, and as data. */
+static uint64_t some_entry(struct machine *m)
+{
+    uint64_t entry = one_in(m, 12) ? large_pa(m) | PTE_PS : some_frame_pa(m);
+
+    entry |= (one_in(m, 20) ? 0 : PTE_P) | (one_in(m, 10) ? 0 : PTE_RW) |
+             (one_in(m, 10) ? 0 : PTE_US) | (one_in(m, 12) ? PTE_XD : 0) |
+             (one_in(m, 2) ? PTE_A : 0) | (one_in(m, 2) ? PTE_D : 0) |
+             (one_in(m, 4) ? PTE_G : 0);
+    return one_in(m, 50) ? entry ^ hostile_bits(m) : entry;
+}
+
+static struct mmu_request some_request(struct machine *m)
+{
+    static const enum mmu_access kind[] = {MMU_READ, MMU_READ, MMU_WRITE,
+                                           MMU_FETCH};
+
+    return (struct mmu_request){
+        .va = some_va(m), .access = kind[chance(m, 4)], .user = one_in(m, 2)};
+}
+
+/* Through the window, as a kernel does, or by an emulated write. */
+static void write_entry(struct machine *m)
+{
+    unsigned frame = chance(m, TABLES), index = some_index(m);
+    uint64_t value = some_entry(m);
+    struct mmu_request r = {.va = window_va(m, frame, index),
+                            .access = MMU_WRITE};
+
+    if (m->scenario->levels == 5 || one_in(m, 8))
+        emulate(m, guest_frame_pa(frame) | index * 8, value);
+    else
+        access_memory(m, &r, value);
+}
+
+static void load_cr3(struct machine *m)
+{
+    m->guest.state.cr3 =
+        one_in(m, 64) ? SMALL_END * PAGE_4K : guest_frame_pa(chance(m, TABLES));
+    guest_flush_all(&m->guest);
+    shadow_set_cr3(m->shadow, m->guest.state.cr3);
+}
+
+static void invlpg(struct machine *m)
+{
+    uint64_t va = some_va(m);
+
+    guest_flush(&m->guest, va);
+    shadow_invlpg(m->shadow, va);
+}
+
+/* Of these only the last are no flush. SMAP stays with SMEP, as
+ * SHADOW_KERNEL asks. */
+static void change_state(struct machine *m)
+{
+    struct mmu_state *s = &m->guest.state;
+
+    switch (m->scenario->roles ? chance(m, 4) : 3) {
+    case 0:
+        s->nxe = !s->nxe;
+        break;
+    case 1:
+        s->smep = !s->smep;
+        s->smap = s->smep && one_in(m, 2);
+        break;
+    case 2:
+        s->wp = !s->wp;
+        break;
+    default:
+        s->ac = !s->ac;
+        break;
+    }
+    set_state(m, false);
+    guest_flush_all(&m->guest);
+    shadow_flush_all(m->shadow);
+}
+
+static void change_host(struct machine *m)
+{
+    shadow_host_changed(m->shadow, chance(m, SMALL_END),
+                        one_in(m, 4) ? UINT64_MAX : 1 + chance(m, 8));
+}
+
+static void operate(struct machine *m)
+{
+    struct mmu_request r;
+    uint32_t kind = chance(m, 1000);
+
+    m->operation++;
+    if (kind < 780) {
+        r = some_request(m);
+        access_memory(m, &r, some_entry(m));
+    } else if (kind < 960) {
+        write_entry(m);
+    } else if (kind < 990) {
+        invlpg(m);
+    } else if (kind < 997) {
+        load_cr3(m);
+    } else if (kind < 998) {
+        change_state(m);
+    } else if (kind < 999 && one_in(m, 4)) {
+        change_host(m);
+    } else {
+        guest_flush_all(&m->guest);
+        shadow_flush_all(m->shadow);
+    }
+}
+
+/* ---- Runs -----------------------------------------------------------------
+ */
+
+static void start(struct machine *m, const struct scenario *scenario)
+{
+    const struct shadow_config config = {.policy = scenario->policy,
+                                         .roots = scenario->roots,
+                                         .splinter = scenario->splinter,
+                                         .flood = scenario->flood,
+                                         .tables_pa = TABLES_PA};
+    const struct shadow_ops ops = {.memory = {guest_read, guest_set, &m->guest},
+                                   .frame = host_frame,
+                                   .flush_page = flush_page,
+                                   .flush_all = flush_all};
+    size_t bytes = shadow_arena_bytes(scenario->tables);
+
+    memset(m, 0, sizeof *m);
+    m->scenario = scenario;
+    m->random = 0x2545f4914f6cdd1dull + scenario->tables;
+    guest_init(&m->guest);
+    m->guest.state = (struct mmu_state){.cr3 = guest_frame_pa(3),
+                                        .levels = scenario->levels,
+                                        .physical_bits = 40,
+                                        .wp = true,
+                                        .nxe = true,
+                                        .pages_1g = true};
+    m->arena = aligned_alloc(PAGE_4K, (bytes + PAGE_4K) & ~(PAGE_4K - 1));
+    CU_ASSERT_EQUAL_FATAL(
+        shadow_init(&m->shadow, m->arena, bytes, &config, &ops), 0);
+    CU_ASSERT_EQUAL(shadow_tables(m->shadow), scenario->tables);
+    set_state(m, false);
+    for (unsigned i = 0; i < TABLES; i++)
+        for (unsigned n = 0; n < 8; n++)
+            emulate(m, guest_frame_pa(i) | some_index(m) * 8, some_entry(m));
+}
+
+static void finish(struct machine *m)
+{
+    const struct shadow_stats *stats = shadow_stats(m->shadow);
+
+    CU_ASSERT_EQUAL(m->failures, 0);
+    CU_ASSERT(shadow_tables_used(m->shadow) <= m->scenario->tables);
+    CU_ASSERT_EQUAL(stats->true_faults, m->expected_true);
+    if (getenv("SHADOW_VERBOSE"))
+        printf("    %s: %lu hits, %lu stale, %lu+%lu hidden, %lu true, "
+               "%lu traced, %lu unsync, %lu resync, %lu reclaims, "
+               "%lu splintered, %lu large, %lu prefetched, %lu floods\n",
+               m->scenario->name, m->hits, m->stale, stats->hidden_missing,
+               stats->hidden_protection, stats->true_faults,
+               stats->traced_writes, stats->unsyncs, stats->resyncs,
+               stats->reclaims, stats->splintered, stats->large,
+               stats->prefetched, stats->floods);
+    free(m->arena);
+}
+
+static void run(const struct scenario *scenario, size_t count)
+{
+    struct machine *m = malloc(sizeof *m);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    for (; count; count--, scenario++) {
+        start(m, scenario);
+        for (unsigned n = scenario->operations / DIVISOR; n; n--) {
+            operate(m);
+            if (m->failures > 100)
+                break;
+        }
+        finish(m);
+    }
+    free(m);
+}
+
+#define MILLION 1000000u
+#define SCENARIOS(policy)                    \
+    {                                        \
+        {#policy ": a CPU with a TLB",       \
+         policy,                             \
+         4 * MILLION,                        \
+         512,                                \
+         8,                                  \
+         4,                                  \
+         0,                                  \
+         true,                               \
+         false,                              \
+         false,                              \
+         false},                             \
+            {#policy ": without",            \
+             policy,                         \
+             2 * MILLION,                    \
+             512,                            \
+             8,                              \
+             4,                              \
+             0,                              \
+             false,                          \
+             false,                          \
+             true,                           \
+             false},                         \
+            {#policy ": roots apart",        \
+             policy,                         \
+             2 * MILLION,                    \
+             300,                            \
+             8,                              \
+             4,                              \
+             3,                              \
+             true,                           \
+             true,                           \
+             true,                           \
+             false},                         \
+            {#policy ": a small arena",      \
+             policy,                         \
+             MILLION,                        \
+             20,                             \
+             2,                              \
+             4,                              \
+             4,                              \
+             true,                           \
+             false,                          \
+             true,                           \
+             false},                         \
+            {#policy ": 5 levels",           \
+             policy,                         \
+             MILLION / 2,                    \
+             256,                            \
+             4,                              \
+             5,                              \
+             0,                              \
+             true,                           \
+             true,                           \
+             true,                           \
+             true},                          \
+            {#policy ": the smallest arena", \
+             policy,                         \
+             MILLION / 2,                    \
+             SHADOW_PAGES_MIN,               \
+             1,                              \
+             5,                              \
+             2,                              \
+             false,                          \
+             true,                           \
+             true,                           \
+             false},                         \
+    }
+
+static void traced(void)
+{
+    static const struct scenario scenarios[] = SCENARIOS(SHADOW_TRACED);
+
+    run(scenarios, sizeof scenarios / sizeof scenarios[0]);
+}
+
+static void unsync(void)
+{
+    static const struct scenario scenarios[] = SCENARIOS(SHADOW_UNSYNC);
+
+    run(scenarios, sizeof scenarios / sizeof scenarios[0]);
+}
+
+static void vtlb(void)
+{
+    static const struct scenario scenarios[] = SCENARIOS(SHADOW_VTLB);
+
+    run(scenarios, sizeof scenarios / sizeof scenarios[0]);
+}
+
+TEST_SUITE(shadow, {"traced: 10 million random operations", traced},
+           {"unsync: 10 million random operations", unsync},
+           {"vtlb: 10 million random operations", vtlb});
