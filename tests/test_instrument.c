@@ -310,8 +310,7 @@ static void checker_free(struct checker *c)
     free(c);
 }
 
-/* Follows a source to its end and closes it: NULL, or the first thing that was
- * wrong, to be freed. */
+/* Follows a source to its end and closes it. */
 static void follow(struct checker *c, struct event_source *source,
                    struct why *why)
 {
@@ -594,8 +593,8 @@ static void faults_of_the_guest(void)
 /* ---- Closed forms ---------------------------------------------------------
  */
 
-/* Accesses of the kernel of a workload that was filled: what comes before is
- * one write a page and one a word. */
+/* A memory workload that makes so many accesses an operation: before them come
+ * one write a page and one a word, and a warm-up. */
 static void count_accesses(const char *name, uint64_t reads, uint64_t writes)
 {
     const struct wl_params p = {.working_set_bytes = 1 << 20,
