@@ -3,7 +3,10 @@
  * that knows nothing but the stream: it rebuilds the guest's page tables from
  * the stores and walks them for every access and every fault.
  */
+#include "base/program.h"
+#include "harness/image.h"
 #include "tests/test.h"
+#include "workloads/abi.h"
 #include "workloads/catalog.h"
 #include "workloads/linux/process.h"
 #include "workloads/model/source.h"
@@ -16,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -306,8 +310,7 @@ static void checker_free(struct checker *c)
     free(c);
 }
 
-/* Follows a source to its end and closes it: NULL, or the first thing that was
- * wrong, to be freed. */
+/* Follows a source to its end and closes it. */
 static void follow(struct checker *c, struct event_source *source,
                    struct why *why)
 {
@@ -470,11 +473,128 @@ static void checksums_of_processes(void)
     CU_ASSERT(count >= 18);
 }
 
+/* ---- Against the real guest ---------------------------------------------- */
+
+#define FAULTS_MAX 20000
+
+struct fault {
+    uint64_t va, error;
+};
+
+struct faults {
+    struct fault fault[FAULTS_MAX];
+    unsigned count;
+};
+
+/* Faults on what the workload mapped: its stack is no part of the stream. */
+static void note_fault(struct faults *faults, uint64_t va, uint64_t error)
+{
+    if (va >= 0x1000000000 && va < 0x7f0000000000 && faults->count < FAULTS_MAX)
+        faults->fault[faults->count++] = (struct fault){va, error};
+}
+
+/* QEMU's log has a line for each exception that the guest takes. */
+static void faults_of_guest(const char *name, const struct wl_params *p,
+                            struct faults *faults)
+{
+    struct guest_config config = {.magic = GUEST_CONFIG_MAGIC,
+                                  .version = GUEST_ABI_VERSION,
+                                  .working_set_bytes = p->working_set_bytes,
+                                  .page_bytes = p->page_bytes,
+                                  .operations = p->operations,
+                                  .seed = p->seed,
+                                  .vcpus = 1};
+    char *folder = test_folder(), *output = NULL, path[512], line[512];
+    const char *cr2;
+    FILE *file;
+
+    snprintf(config.workload, sizeof config.workload, "%s", name);
+    snprintf(path, sizeof path, "%s/config", folder);
+    file = fopen(path, "we");
+    CU_ASSERT_FATAL(file && fwrite(&config, sizeof config, 1, file) == 1);
+    fclose(file);
+    test_shell(&output,
+               "timeout 60 qemu-system-x86_64 -accel tcg -cpu "
+               "max,-rdrand,-rdseed -nodefaults -nographic -no-reboot -m 4096 "
+               "-kernel %s -initrd %s -device isa-debug-exit,iobase=0xf4 "
+               "-d int -D %s/log",
+               image_default_path(), path, folder);
+    snprintf(path, sizeof path, "%s/log", folder);
+    file = fopen(path, "re");
+    CU_ASSERT_FATAL(file != NULL);
+    while (fgets(line, sizeof line, file))
+        if (strstr(line, "v=0e e=") && (cr2 = strstr(line, "CR2=")))
+            note_fault(faults, strtoull(cr2 + 4, NULL, 16),
+                       strtoull(strstr(line, " e=") + 3, NULL, 16));
+    fclose(file);
+    free(folder);
+    free(output);
+}
+
+static void faults_of_model(const char *name, const struct wl_params *p,
+                            struct faults *faults)
+{
+    struct event_source *source;
+    uint64_t words[WORDS];
+    struct why why;
+    long count;
+
+    CU_ASSERT_EQUAL_FATAL(model_open(&source, name, p, NULL, &why), 0);
+    while ((count = source->read(source, words, WORDS, &why)) > 0)
+        for (long i = 0; i < count; i += event_words(event_kind(words[i])))
+            if (event_kind(words[i]) == EVENT_FAULT)
+                note_fault(faults, event_va(words[i]), words[i + 1]);
+    CU_ASSERT_EQUAL(count, 0);
+    source->close(source);
+}
+
+static void same_as_the_guest(const char *name, uint64_t page_bytes,
+                              uint64_t bytes, uint64_t operations)
+{
+    const struct wl_params p = {.working_set_bytes = bytes,
+                                .page_bytes = page_bytes,
+                                .operations = operations,
+                                .seed = 11,
+                                .vcpus = 1};
+    struct faults *guest = calloc(1, sizeof *guest);
+    struct faults *model = calloc(1, sizeof *model);
+
+    CU_ASSERT_FATAL(guest && model);
+    faults_of_guest(name, &p, guest);
+    faults_of_model(name, &p, model);
+    if (guest->count != model->count)
+        printf("\n%s: %u faults in the guest, %u here\n", name, guest->count,
+               model->count);
+    CU_ASSERT(guest->count > 0);
+    CU_ASSERT_EQUAL(guest->count, model->count);
+    CU_ASSERT(!memcmp(guest->fault, model->fault, sizeof guest->fault));
+    free(guest);
+    free(model);
+}
+
+static void faults_of_the_guest(void)
+{
+    if (!program_in_path("qemu-system-x86_64")) {
+        test_skip("no qemu-system-x86_64: 'apt install qemu-system-x86'");
+        return;
+    }
+    same_as_the_guest("gups", PAGE_4K, 1 << 20, 1000);
+    same_as_the_guest("btree", PAGE_2M, 4 << 20, 1000);
+    same_as_the_guest("segv", PAGE_4K, 40 * PAGE_4K, 300);
+    same_as_the_guest("segv", PAGE_2M, 5 * PAGE_2M, 30);
+    same_as_the_guest("process", PAGE_4K, 10 * PAGE_4K, 10);
+    same_as_the_guest("forkwait", PAGE_4K, 40 * PAGE_4K, 10);
+    same_as_the_guest("forkwait", PAGE_2M, 3 * PAGE_2M, 3);
+    same_as_the_guest("mapunmap", PAGE_4K, 40 * PAGE_4K, 10);
+    same_as_the_guest("firsttouch", PAGE_1G, 1 << 20, 1);
+    same_as_the_guest("firsttouch", PAGE_4K, 1 << 20, 256);
+}
+
 /* ---- Closed forms ---------------------------------------------------------
  */
 
-/* Accesses of the kernel of a workload that was filled: what comes before is
- * one write a page and one a word. */
+/* A memory workload that makes so many accesses an operation: before them come
+ * one write a page and one a word, and a warm-up. */
 static void count_accesses(const char *name, uint64_t reads, uint64_t writes)
 {
     const struct wl_params p = {.working_set_bytes = 1 << 20,
@@ -664,6 +784,31 @@ static void bare_accesses(void)
     bare_accesses_on(PAGE_1G, 2);
 }
 
+/* The lower half is 2^56 bytes with 5 levels. */
+static void bare_accesses_5_levels(void)
+{
+    static const struct raw_access high[] = {
+        {.va = (1ull << 56) - 8, .bytes = 8, .access = MMU_WRITE},
+        {.va = 1ull << 47, .bytes = 8, .access = MMU_READ},
+    };
+    const struct model_guest guest = {.levels = 5, .ram_bytes = 1 << 30};
+    struct event_source *source;
+    struct checker *c;
+    struct why why = {""};
+    bool closed;
+
+    CU_ASSERT_EQUAL_FATAL(model_open_raw(&source, list_of(high, 2, 0, &closed),
+                                         PAGE_2M, &guest, &why),
+                          0);
+    c = checker_create(source);
+    follow(c, source, &why);
+    CU_ASSERT_STRING_EQUAL(c->wrong, "");
+    CU_ASSERT_EQUAL(c->lowest, 1ull << 47);
+    CU_ASSERT_EQUAL(c->highest, (1ull << 56) - 8);
+    CU_ASSERT_EQUAL(c->guest.ram_bytes, 1 << 30);
+    checker_free(c);
+}
+
 static void expect_bad(const struct raw_access *accesses, size_t count,
                        int error, const char *sentence)
 {
@@ -807,11 +952,18 @@ static void closing_early(void)
     static const char *const names[] = {"gups", "ctxsw", "forkwait",
                                         "pattern:cyclic"};
 
+    sigset_t term, before;
+
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
     for (unsigned i = 0; i < 4; i++) {
         struct event_source *source;
         pid_t producer, process;
 
+        /* whatever the opener blocks */
+        sigprocmask(i & 1 ? SIG_BLOCK : SIG_UNBLOCK, &term, &before);
         open_and_start(&source, names[i]);
+        sigprocmask(SIG_SETMASK, &before, NULL);
         producer = child_of(getpid());
         process = producer ? child_of(producer) : 0;
         CU_ASSERT(producer > 0);
@@ -843,6 +995,29 @@ static void dying(void)
     CU_ASSERT_EQUAL(child_of(getpid()), 0);
 }
 
+/* A process that has a source open is killed: the source's own processes go
+ * with it. They become children of this one, so that it sees it. */
+static void orphans(void)
+{
+    struct event_source *source;
+    pid_t owner, producer, process;
+
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    owner = fork();
+    if (!owner) {
+        open_and_start(&source, "ctxsw");
+        for (;;)
+            pause();
+    }
+    while (!(producer = child_of(owner)) || !(process = child_of(producer)))
+        usleep(1000);
+    kill(owner, SIGKILL);
+    CU_ASSERT_EQUAL(waitpid(owner, NULL, 0), owner);
+    CU_ASSERT_EQUAL(waitpid(producer, NULL, 0), producer);
+    CU_ASSERT(!alive(process));
+    prctl(PR_SET_CHILD_SUBREAPER, 0);
+}
+
 /* Two streams of the same run are the same, word for word, also when both are
  * open at once. */
 static void repeatable(void)
@@ -872,6 +1047,7 @@ static void repeatable(void)
 }
 
 TEST_SUITE(instrument, {"checksums of processes", checksums_of_processes},
+           {"faults of the real guest", faults_of_the_guest},
            {"tables allow accesses: 4K", tables_allow_4k},
            {"tables allow accesses: 4K, PCIDs", tables_allow_4k_pcid},
            {"tables allow accesses: 4K, 5 levels", tables_allow_4k_5_levels},
@@ -883,6 +1059,7 @@ TEST_SUITE(instrument, {"checksums of processes", checksums_of_processes},
            {"patterns count", patterns_count},
            {"patterns are large", patterns_are_large},
            {"bare accesses", bare_accesses},
+           {"bare accesses, 5 levels", bare_accesses_5_levels},
            {"bad bare accesses", bad_bare_accesses}, {"refusals", refusals},
            {"failures", failures}, {"closing early", closing_early},
-           {"dying", dying}, {"repeatable", repeatable});
+           {"dying", dying}, {"orphans", orphans}, {"repeatable", repeatable});

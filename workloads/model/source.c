@@ -35,16 +35,20 @@ struct model_source {
 
 /* ---- The child process --------------------------------------------------- */
 
-/* A sanitizer's handlers and a core of a terabyte are of no use here. */
+/* A sanitizer's handlers and a core of a terabyte are of no use here, and
+ * SIGTERM must arrive. */
 static void be_alone(pid_t parent)
 {
     const struct rlimit none = {0, 0};
+    sigset_t nothing;
     const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGINT};
 
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         signal(signals[i], SIG_DFL);
     setrlimit(RLIMIT_CORE, &none);
     process_handle_term();
+    sigemptyset(&nothing);
+    sigprocmask(SIG_SETMASK, &nothing, NULL);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent)
         _exit(1);
@@ -139,6 +143,8 @@ static long read_words(struct event_source *base, uint64_t *words, size_t room,
     struct model_source *source = (struct model_source *)base;
     size_t count;
 
+    if (room < EVENT_WORDS_MAX)
+        return why_set(why, EINVAL, "no room for an event: a bug");
     while (!ring_ended(source->ring)) {
         count = take(source, words, room);
         if (count)
