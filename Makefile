@@ -10,7 +10,7 @@ Q = $(if $V,,@printf '  %-4s %s\n' '$1' '$@';)
 B ?= $(if $(SAN),build/san,build)
 
 CC = gcc
-PKGS = libtracefs jansson gsl libkmod hwloc
+PKGS = libtracefs jansson gsl libkmod hwloc libconfig
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS = $(shell pkg-config --libs $(PKGS) 2>/dev/null) \
            -lpapi -lpfm -lnuma -lcsv
@@ -38,8 +38,8 @@ KERNEL_CFLAGS = $(BASE_CFLAGS) -O2 -ffreestanding -fno-pic -mcmodel=kernel \
 
 WL_SRC     := $(wildcard workloads/*.c workloads/memory/*.c workloads/os/*.c)
 SHIM_SRC   := $(wildcard workloads/linux/*.c)
-HOSTED_SRC := $(wildcard base/*.c ept/*.c vmm/*.c harness/*.c \
-                harness/counters/*.c) $(SHIM_SRC)
+HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c vmm/*.c \
+                harness/*.c harness/counters/*.c) $(SHIM_SRC)
 TEST_SRC   := $(wildcard tests/*.c)
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 BENCH_SRC  := $(wildcard tests/bench/*.c)
@@ -141,7 +141,7 @@ LINT_SRC = $(shell git ls-files '*.c' '*.h')
 lint: ## clang-format, clang-tidy, cppcheck, shellcheck
 	clang-format --dry-run -Werror $(LINT_SRC)
 	cppcheck --quiet --error-exitcode=1 --std=c17 --inline-suppr \
-	    --suppress=syntaxError:workloads/api.h \
+	    --suppress=syntaxError:workloads/api.h --suppress=ctuuninitvar \
 	    --enable=warning,portability -I. -D__x86_64__ $(filter-out %.h,$(LINT_SRC))
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_HOSTED) -- -std=gnu17 \
 	    -D_GNU_SOURCE -I. $(PKG_CFLAGS) -DMEMVIRT_ROOT='""' -DMEMVIRT_BUILD='""'
@@ -163,8 +163,9 @@ install: ## Install under PREFIX (/usr/local)
 	    MEMVIRT_BUILD=$(PREFIX)/lib/memvirt all
 	install -D build/install/memvirt $(DESTDIR)$(PREFIX)/lib/memvirt/memvirt
 	install -D -m 644 build/install/guest.elf $(DESTDIR)$(PREFIX)/lib/memvirt/guest.elf
-	mkdir -p $(DESTDIR)$(PREFIX)/share/memvirt $(DESTDIR)$(PREFIX)/bin
+	mkdir -p $(DESTDIR)$(PREFIX)/share/memvirt/mmu $(DESTDIR)$(PREFIX)/bin
 	cp -r scripts $(DESTDIR)$(PREFIX)/share/memvirt/
+	cp -r mmu/profiles $(DESTDIR)$(PREFIX)/share/memvirt/mmu/
 	ln -sf ../lib/memvirt/memvirt $(DESTDIR)$(PREFIX)/bin/memvirt
 
 # ---- What people type -----------------------------------------------------

@@ -98,11 +98,13 @@ void chart_slot_name(const struct group *group, char *name, size_t bytes)
     format_size(group->guest_page_bytes, page, sizeof page);
     if (group->vcpus > 1)
         snprintf(vcpus, sizeof vcpus, " x%u", group->vcpus);
-    snprintf(name, bytes, "%s%s%s%s%s%s", group->workload,
+    snprintf(name, bytes, "%.24s%s%s%s%s%s%s%s%s", group->workload,
              group->working_set_bytes ? " " : "",
              group->working_set_bytes ? size : "",
              group->guest_page_bytes > 4096 ? "/" : "",
-             group->guest_page_bytes > 4096 ? page : "", vcpus);
+             group->guest_page_bytes > 4096 ? page : "", vcpus,
+             *group->cpu_profile ? " " : "", group->cpu_profile,
+             *group->levels == '5' ? " 5 levels" : "");
 }
 
 void chart_series_name(const struct group *group, char *name, size_t bytes)
@@ -112,10 +114,12 @@ void chart_series_name(const struct group *group, char *name, size_t bytes)
     char page[24];
 
     if (group->host_page_bytes > 4096 && !native)
-        snprintf(name, bytes, "%s, host pages %s", group->technique,
+        snprintf(name, bytes, "%s%s%s, host pages %s", group->technique,
+                 *group->shadow_policy ? " " : "", group->shadow_policy,
                  format_size(group->host_page_bytes, page, sizeof page));
     else
-        snprintf(name, bytes, "%s", group->technique);
+        snprintf(name, bytes, "%s%s%s", group->technique,
+                 *group->shadow_policy ? " " : "", group->shadow_policy);
 }
 
 static void write_slot(const struct chart *chart, struct figure *figure,

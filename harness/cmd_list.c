@@ -28,8 +28,13 @@ static void list_techniques(void)
     for (enum technique t = 0; t < TECHNIQUES; t++) {
         const struct technique_ops *ops = technique_ops(t);
         struct why why = {""};
-        bool here = !ops->here(probe, &why);
+        bool here = ops && !ops->here(probe, &why);
 
+        if (!ops) {
+            printf("  %-10s in the model only: memvirt model -t %s\n",
+                   technique_name(t), technique_name(t));
+            continue;
+        }
         printf("  %-10s %s\n", technique_name(t), ops->summary);
         if (here)
             printf("  %-10s   runs here\n", "");

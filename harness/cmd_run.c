@@ -1,23 +1,16 @@
 /* `memvirt run` and `memvirt lab`: plan, carry out, print, draw. */
 #include "base/parse.h"
 #include "harness/commands.h"
-#include "harness/environment.h"
 #include "harness/execute.h"
-#include "harness/figures.h"
 #include "harness/plan.h"
-#include "harness/results.h"
-#include "harness/summary.h"
+#include "harness/run_set.h"
 #include "harness/technique.h"
 #include "harness/topology.h"
 
 #include <errno.h>
 #include <getopt.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #define DEFAULT_TIME_LIMIT_S 120
 
@@ -231,18 +224,6 @@ static int parse_arguments(int argc, char **argv,
 
 /* ---- The run ----------------------------------------------------------- */
 
-static volatile sig_atomic_t *stop_flag(void)
-{
-    static volatile sig_atomic_t stop;
-
-    return &stop;
-}
-
-static void on_signal(int signal)
-{
-    *stop_flag() = signal;
-}
-
 static int make_plan(const struct run_arguments *arguments, struct plan *plan,
                      struct why *why)
 {
@@ -259,45 +240,6 @@ static int make_plan(const struct run_arguments *arguments, struct plan *plan,
     return plan_add_default(plan, request, why);
 }
 
-static const char *folder_name(const struct run_arguments *arguments,
-                               char *text, size_t bytes)
-{
-    time_t now = time(NULL);
-    struct tm local;
-
-    if (arguments->output)
-        return arguments->output;
-    strftime(text, bytes, MEMVIRT_ROOT "/results/%Y%m%d-%H%M%S",
-             localtime_r(&now, &local));
-    return text;
-}
-
-static int write_environment(const char *folder, struct why *why)
-{
-    char *path;
-    int err;
-
-    if (asprintf(&path, "%s/environment.json", folder) < 0)
-        return why_set(why, ENOMEM, "out of memory");
-    err = environment_write(path, why);
-    free(path);
-    return err;
-}
-
-/* In the lab nobody reads a table or looks at figures. */
-static void show(const struct run_arguments *arguments, const char *folder)
-{
-    struct why why;
-
-    if (arguments->plan)
-        return;
-    if (summary_print(folder, stdout, &why))
-        fprintf(stderr, "memvirt run: %s\n", why.text);
-    if (!arguments->no_figures && figures_draw(folder, &why))
-        fprintf(stderr, "memvirt run: %s\n", why.text);
-    printf("\nResults: %s\n", folder);
-}
-
 static int finish(const struct execution *execution, int err,
                   const struct why *why)
 {
@@ -312,22 +254,21 @@ static int finish(const struct execution *execution, int err,
                 "%s/runs.csv\n",
                 execution->failed, execution->folder);
     if (err == -EINTR)
-        return 128 + *stop_flag();
+        return 128 + *run_set_stop();
     return err || execution->failed;
 }
 
 static int run_plan(const struct run_arguments *arguments,
                     const struct plan *plan, const char *folder)
 {
-    struct sigaction action = {.sa_handler = on_signal};
     struct execution execution = {
         .plan = plan,
         .folder = folder,
         .switch_kvm = arguments->request.switch_kvm,
-        .stop = stop_flag(),
+        .stop = run_set_stop(),
     };
     struct why why = {""}, close_why;
-    int err = results_create(&execution.results, folder, &why);
+    int err = run_set_open(&execution.results, folder, &why);
 
     if (err) {
         fprintf(stderr, "memvirt run: %s\n", why.text);
@@ -336,15 +277,12 @@ static int run_plan(const struct run_arguments *arguments,
     if (arguments->first_id)
         results_number_from(execution.results, platform_here(),
                             arguments->first_id);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    err = write_environment(folder, &why);
-    if (!err)
-        err = execute(&execution, &why);
+    err = execute(&execution, &why);
     if (results_close(execution.results, &close_why) && !err)
         err = why_set(&why, EIO, "%s", close_why.text);
-    if (!err || err == -EINTR)
-        show(arguments, folder);
+    /* In the lab nobody reads a table or looks at figures. */
+    if (!arguments->plan && (!err || err == -EINTR))
+        run_set_show("run", folder, !arguments->no_figures);
     return finish(&execution, err, &why);
 }
 
@@ -361,8 +299,9 @@ static int run(struct run_arguments *arguments)
         fprintf(stderr, "memvirt run: %s\n", why.text);
         status = 2;
     } else {
-        status = run_plan(arguments, &plan,
-                          folder_name(arguments, folder, sizeof folder));
+        status = run_plan(
+            arguments, &plan,
+            run_set_folder(arguments->output, "", folder, sizeof folder));
     }
     plan_free(&plan);
     return status;

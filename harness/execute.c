@@ -254,7 +254,8 @@ int execute(struct execution *execution, struct why *why)
     progress_start(&progress, execution->plan->count);
     err = run_all_here(execution, &progress, why);
     for (enum platform lab = PLATFORM_LAB_SVM;
-         !err && platform_here() == PLATFORM_HOST && lab < PLATFORMS; lab++)
+         !err && platform_here() == PLATFORM_HOST && lab <= PLATFORM_LAB_VMX;
+         lab++)
         err = run_lab(execution, &progress, lab, why);
     progress_end(&progress);
     return err;

@@ -143,6 +143,8 @@ int figure_overhead(const struct figure_rows *rows, struct why *why)
         .title = "Cost over native, steady phase",
         .ylabel = rows->platform == PLATFORM_LAB_SVM
                       ? "instructions / native instructions"
+                  : rows->platform == PLATFORM_MODEL
+                      ? "modelled cycles / native modelled cycles"
                       : "time / native time",
         .unit = "1",
         .note = "1 = native; whiskers: 95 % bootstrap intervals of the ratio "
@@ -167,7 +169,9 @@ static bool has_flavour(const struct figure_rows *rows, const char *kvm)
 static const char *cost_label(const struct figure_rows *rows)
 {
     return rows->platform == PLATFORM_LAB_SVM ? "instructions / operation"
-                                              : "time / operation (ns)";
+           : rows->platform == PLATFORM_MODEL
+               ? "modelled translation cycles / operation"
+               : "time / operation (ns)";
 }
 
 int figure_nano(const struct figure_rows *rows, struct why *why)

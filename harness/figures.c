@@ -229,6 +229,10 @@ const char *figure_place(const struct figure_rows *rows, char *text,
     for (size_t i = 0; i < rows->groups->count; i++)
         if (!strcmp(rows->groups->groups[i].platform, platform))
             add_flavour(flavours, sizeof flavours, rows->groups->groups[i].kvm);
+    if (rows->platform == PLATFORM_MODEL) {
+        snprintf(text, bytes, "model: computed cycles of translation alone");
+        return text;
+    }
     snprintf(text, bytes, "%s (%s)%s", platform,
              flavours[0] ? flavours : "no KVM",
              rows->platform == PLATFORM_LAB_SVM

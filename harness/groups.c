@@ -28,7 +28,7 @@ struct reader {
     const char *folder;
     struct groups *groups;
     struct why *why;
-    struct table *runs_csv, *exits_csv;
+    struct table *runs_csv, *exits_csv, *counters_csv;
     struct run *runs; /* sorted by id once all are read */
     size_t run_count;
     struct sample *samples;
@@ -38,13 +38,16 @@ struct reader {
 #define NO_SLOT SIZE_MAX
 #define STATS   1 /* rank of kvm_stats */
 
-static const char *const sources[] = {"kvm_trace", "kvm_stats", "papi"};
+static const char *const sources[] = {"kvm_trace", "kvm_stats", "papi",
+                                      "model"};
 #define SOURCES (sizeof sources / sizeof sources[0])
 
 const char *group_cost_unit(const char *platform)
 {
     if (!strcmp(platform, "host"))
         return "ns";
+    if (!strcmp(platform, platform_name(PLATFORM_MODEL)))
+        return "cycles";
     return strcmp(platform, "lab-svm") ? "" : "instructions";
 }
 
@@ -123,6 +126,9 @@ static int read_key(const struct reader *r, size_t row, struct group *key)
         {"mmu", key->mmu, sizeof key->mmu},
         {"workload", key->workload, sizeof key->workload},
         {"phase", key->phase, sizeof key->phase},
+        {"shadow_policy", key->shadow_policy, sizeof key->shadow_policy},
+        {"cpu_profile", key->cpu_profile, sizeof key->cpu_profile},
+        {"levels", key->levels, sizeof key->levels},
     };
     const struct {
         const char *column;
@@ -282,6 +288,13 @@ static int read_runs(struct reader *r)
 
 /* ---- Costs ------------------------------------------------------------- */
 
+/* "4" and "4+5": what the guest of the one has is what the other has. */
+static bool same_guest_levels(const char *a, const char *b)
+{
+    return strcspn(a, "+") == strcspn(b, "+") &&
+           !strncmp(a, b, strcspn(a, "+"));
+}
+
 static bool is_baseline(const struct group *native, const struct group *g)
 {
     return !strcmp(native->technique, "native") && native->cost.count &&
@@ -290,7 +303,9 @@ static bool is_baseline(const struct group *native, const struct group *g)
            !strcmp(native->phase, g->phase) &&
            native->working_set_bytes == g->working_set_bytes &&
            native->guest_page_bytes == g->guest_page_bytes &&
-           native->vcpus == g->vcpus;
+           native->vcpus == g->vcpus &&
+           !strcmp(native->cpu_profile, g->cpu_profile) &&
+           same_guest_levels(native->levels, g->levels);
 }
 
 /* Of several, the one on the same host page. */
@@ -519,6 +534,75 @@ static int estimate_exits(struct reader *r)
     return err ? out_of_memory(r) : 0;
 }
 
+/* ---- counters.csv ------------------------------------------------------ */
+
+#define CYCLES "cycles_total"
+
+const struct group_counter *group_counter(const struct group *group,
+                                          const char *source, const char *name)
+{
+    for (size_t i = 0; i < group->counter_count; i++)
+        if (!strcmp(group->counters[i].name, name) &&
+            !strcmp(group->counters[i].source, source))
+            return &group->counters[i];
+    return NULL;
+}
+
+static int add_counter(struct group *group, const struct group_counter *counter)
+{
+    struct group_counter *grown;
+
+    if (group_counter(group, counter->source, counter->name))
+        return 0;
+    grown =
+        reallocarray(group->counters, group->counter_count + 1, sizeof *grown);
+    if (!grown)
+        return -ENOMEM;
+    group->counters = grown;
+    grown[group->counter_count++] = *counter;
+    return 0;
+}
+
+/* The cycles of the model's rows are their cost. */
+static int read_counter(struct reader *r, size_t row)
+{
+    const struct table *t = r->counters_csv;
+    struct run key = {.id = table_cell(t, row, table_column(t, "run_id"))};
+    const struct run *run =
+        bsearch(&key, r->runs, r->run_count, sizeof key, by_id);
+    const char *source = table_cell(t, row, table_column(t, "source"));
+    struct group_counter counter;
+    struct group *group;
+    int err;
+
+    if (!run || run->operations <= 0 ||
+        strlen(source) >= sizeof counter.source ||
+        !table_number(t, row, table_column(t, "value"), &counter.value))
+        return 0;
+    strcpy(counter.source, source);
+    snprintf(counter.name, sizeof counter.name, "%s",
+             table_cell(t, row, table_column(t, "name")));
+    counter.per_operation = counter.value / run->operations;
+    group = &r->groups->groups[run->group];
+    err = add_counter(group, &counter);
+    if (!err && !strcmp(source, "model") && !strcmp(counter.name, CYCLES))
+        err = add_cost(group, counter.per_operation);
+    return err ? out_of_memory(r) : 0;
+}
+
+static int read_counters(struct reader *r)
+{
+    static const char *const columns[] = {"run_id", "source", "name", "value",
+                                          NULL};
+    int err = open_table(r, "counters.csv", &r->counters_csv);
+
+    if (!err)
+        err = check_columns(r, r->counters_csv, "counters.csv", columns);
+    for (size_t i = 0; !err && i < table_rows(r->counters_csv); i++)
+        err = read_counter(r, i);
+    return err;
+}
+
 int groups_read(struct groups *groups, const char *folder, struct why *why)
 {
     struct reader r = {.folder = folder, .groups = groups, .why = why};
@@ -529,11 +613,14 @@ int groups_read(struct groups *groups, const char *folder, struct why *why)
     if (!err)
         err = read_exits(&r);
     if (!err)
+        err = read_counters(&r);
+    if (!err)
         err = estimate_costs(&r);
     if (!err)
         err = estimate_exits(&r);
     table_free(r.runs_csv);
     table_free(r.exits_csv);
+    table_free(r.counters_csv);
     free(r.runs);
     free(r.samples);
     if (err)
@@ -546,6 +633,7 @@ void groups_free(struct groups *groups)
     for (size_t i = 0; i < groups->count; i++) {
         free(groups->groups[i].costs);
         free(groups->groups[i].exits);
+        free(groups->groups[i].counters);
     }
     free(groups->groups);
     *groups = (struct groups){NULL, 0};

@@ -6,8 +6,10 @@
 #define HARNESS_GROUPS_H
 
 #include "base/why.h"
+#include "harness/run.h"
 #include "harness/stats.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,8 +18,15 @@ struct group_exit {
     struct estimate per_operation;
 };
 
+struct group_counter {
+    char source[16], name[64];
+    double value, per_operation;
+};
+
 struct group {
-    char platform[16], kvm[16], technique[16], mmu[16], workload[24], phase[16];
+    char platform[16], kvm[16], technique[16], mmu[16], phase[16];
+    char workload[RUN_WORKLOAD_MAX];
+    char shadow_policy[16], cpu_profile[32], levels[8];
     uint64_t working_set_bytes, guest_page_bytes, host_page_bytes; /* 0: none */
     unsigned vcpus;
     unsigned runs, failed, unsupported;
@@ -25,7 +34,8 @@ struct group {
 
     /* ns an operation on the host (wall_ns / operations). On lab-svm the
      * clock counts instructions, so there it is instructions an operation;
-     * on lab-vmx it is Bochs's time, which means nothing: count is 0. */
+     * on lab-vmx it is Bochs's time, which means nothing: count is 0. Of the
+     * model it is the modelled cycles of translation an operation. */
     struct estimate cost;
     double *costs; /* the samples behind it, cost.count of them */
     /* cost over the native group of the same platform, workload, phase,
@@ -37,6 +47,9 @@ struct group {
     size_t exit_count;
     /* All VM exits an operation (kvm_stats' `all`, else the sum above). */
     struct estimate vm_exits;
+    /* Every counter, of the group's first run that has it. */
+    struct group_counter *counters;
+    size_t counter_count;
 };
 
 struct groups {
@@ -44,10 +57,15 @@ struct groups {
     size_t count;
 };
 
-/* "ns", "instructions" or "" (lab-vmx): the unit of `cost` on a platform. */
+/* "ns", "instructions", "cycles" (model) or "" (lab-vmx): the unit of `cost`
+ * on a platform. */
 const char *group_cost_unit(const char *platform);
 
-/* Reads runs.csv and exits.csv of the folder. */
+/* NULL when the group has no such counter. */
+const struct group_counter *group_counter(const struct group *group,
+                                          const char *source, const char *name);
+
+/* Reads runs.csv, exits.csv and counters.csv of the folder. */
 int groups_read(struct groups *groups, const char *folder, struct why *why);
 void groups_free(struct groups *groups);
 

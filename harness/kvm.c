@@ -14,7 +14,6 @@
 #include "harness/image.h"
 #include "harness/technique.h"
 #include "harness/topology.h"
-#include "workloads/catalog.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -178,16 +177,6 @@ static int run_vm(const struct run_spec *spec, struct vm_job *job,
     return err;
 }
 
-/* What a reader must know of a number that is right and yet misleading. */
-static void add_remark(const struct workload *workload,
-                       struct run_record *record)
-{
-    if (!strcmp(record->kvm, "kvm_pvm") && workload &&
-        workload->class == WL_NANO)
-        snprintf(record->message, sizeof record->message,
-                 "kvm_pvm emulates guest CPL0: the time is its emulator's");
-}
-
 /* The counted execution's rows go to the timed execution's phases. */
 static int take_rows(struct vm_job *counted, struct run_record *record,
                      struct why *why)
@@ -230,9 +219,8 @@ static int run_counted(const struct run_spec *spec, struct run_record *record,
     return err ? err : rows_err;
 }
 
-static int run_under_kvm(const struct run_spec *spec,
-                         const struct workload *workload,
-                         struct run_record *record, struct why *why)
+static int run_under_kvm(const struct run_spec *spec, struct run_record *record,
+                         struct why *why)
 {
     struct vm_job timed = {.spec = spec, .record = record};
     struct kvm_state state;
@@ -244,8 +232,6 @@ static int run_under_kvm(const struct run_spec *spec,
     err = run_vm(spec, &timed, why);
     if (!err && !spec->uncounted)
         err = run_counted(spec, record, why);
-    if (!err)
-        add_remark(workload, record);
     return err;
 }
 
@@ -286,7 +272,7 @@ static int shadow_run(const struct run_spec *spec,
 {
     int err = shadow_here(workload, why);
 
-    return err ? err : run_under_kvm(spec, workload, record, why);
+    return err ? err : run_under_kvm(spec, record, why);
 }
 
 static int nested_run(const struct run_spec *spec,
@@ -295,7 +281,7 @@ static int nested_run(const struct run_spec *spec,
 {
     int err = nested_here(workload, why);
 
-    return err ? err : run_under_kvm(spec, workload, record, why);
+    return err ? err : run_under_kvm(spec, record, why);
 }
 
 const struct technique_ops technique_shadow = {

@@ -94,6 +94,8 @@ static int spawn(const struct lab_job *job, const char *folder, int out,
     snprintf(first_id, sizeof first_id, "%u", job->first_id);
     if (asprintf(&plan, "%s/plan.json:/plan.json", folder) < 0)
         return -ENOMEM;
+    /* The script brings this folder's programs along. */
+    setenv("MEMVIRT_BUILD_DIR", MEMVIRT_BUILD, 0);
     char *argv[] = {SCRIPT,         "--machine", (char *)machine_name(job->lab),
                     "--memory",     memory,      "--huge-1g",
                     huge_1g,        "--timeout", timeout,

@@ -39,6 +39,8 @@ static int add_technique(const char *text, void *arg, struct why *why)
     enum technique technique;
     int err = technique_parse(text, &technique, why);
 
+    if (!err && !technique_ops(technique))
+        err = technique_only_modelled(technique, why);
     for (unsigned i = 0; !err && i < axes->technique_count; i++)
         if (axes->techniques[i] == technique)
             return why_set(why, EINVAL, "-t: '%s' is there twice", text);

@@ -24,7 +24,7 @@ static const struct {
      "run_id,started_at,platform,kvm,technique,mmu,shadow_policy,workload,"
      "phase,working_set_bytes,guest_page_bytes,host_page_bytes,vcpus,rep,"
      "operations,wall_ns,guest_tsc_ticks,guest_instructions,status,message,"
-     "seed,checksum"},
+     "seed,checksum,cpu_profile,levels,costs"},
     {"exits.csv", "run_id,kind,source,reason,count,total_ns"},
     {"counters.csv", "run_id,source,scope,name,value,unit"},
 };
@@ -294,7 +294,7 @@ static void run_row(struct text *text, const char *id,
     cell(text, record->kvm);
     cell(text, technique_name(spec->technique));
     cell(text, record->mmu);
-    cell(text, ""); /* shadow_policy: KVM's tables have no such knob */
+    cell(text, record->shadow_policy);
     cell(text, spec->workload);
     cell(text, phase ? phase_name(phase->phase) : "");
     cell_u64(text, spec->working_set_bytes);
@@ -314,6 +314,9 @@ static void run_row(struct text *text, const char *id,
     if (phase)
         snprintf(checksum, sizeof checksum, "%016" PRIx64, phase->checksum);
     cell(text, checksum);
+    cell(text, record->cpu_profile);
+    cell(text, record->levels);
+    cell(text, record->costs);
     row_end(text);
 }
 

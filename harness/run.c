@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* Beyond these a spec or record is taken for garbage. KVM's own limit is 4096
  * vCPUs (KVM_MAX_VCPUS). */
@@ -18,15 +19,15 @@
 /* ---- Names ------------------------------------------------------------- */
 
 static const char *const technique_names[TECHNIQUES] = {
-    [TECH_NATIVE] = "native",
-    [TECH_EMULATION] = "emulation",
-    [TECH_SHADOW] = "shadow",
-    [TECH_NESTED] = "nested",
+    [TECH_NATIVE] = "native", [TECH_EMULATION] = "emulation",
+    [TECH_SHADOW] = "shadow", [TECH_NESTED] = "nested",
+    [TECH_AGILE] = "agile",   [TECH_FLAT] = "flat",
 };
 static const char *const platform_names[PLATFORMS] = {
     [PLATFORM_HOST] = "host",
     [PLATFORM_LAB_SVM] = "lab-svm",
     [PLATFORM_LAB_VMX] = "lab-vmx",
+    [PLATFORM_MODEL] = "model",
 };
 static const char *const host_page_names[HOST_PAGES] = {
     [HOST_4K] = "4K",
@@ -174,6 +175,14 @@ void run_record_free(struct run_record *record)
     for (unsigned i = 0; i < record->phase_count; i++)
         rows_free(&record->phases[i].rows);
     record->phase_count = 0;
+}
+
+void run_stamp(char *text, size_t bytes)
+{
+    time_t now = time(NULL);
+    struct tm utc;
+
+    strftime(text, bytes, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
 }
 
 /* ---- Writing JSON ------------------------------------------------------ */

@@ -18,6 +18,9 @@ enum technique {
     TECH_EMULATION,
     TECH_SHADOW,
     TECH_NESTED,
+    /* These exist in the model only. */
+    TECH_AGILE,
+    TECH_FLAT,
     TECHNIQUES,
 };
 
@@ -25,6 +28,7 @@ enum platform {
     PLATFORM_HOST,
     PLATFORM_LAB_SVM,
     PLATFORM_LAB_VMX,
+    PLATFORM_MODEL, /* computed, not run */
     PLATFORMS,
 };
 
@@ -32,10 +36,12 @@ enum host_page { HOST_4K, HOST_THP, HOST_2M, HOST_1G, HOST_PAGES };
 
 enum run_status { RUN_OK, RUN_FAILED, RUN_UNSUPPORTED };
 
+#define RUN_WORKLOAD_MAX 64 /* a trace is called by its file's name */
+
 struct run_spec {
     enum technique technique;
     enum platform platform;
-    char workload[24];
+    char workload[RUN_WORKLOAD_MAX];
     uint64_t working_set_bytes;
     uint64_t guest_page_bytes;
     enum host_page host_page;
@@ -103,9 +109,15 @@ struct phase_record {
 struct run_record {
     enum run_status status;
     char message[320];
-    char started_at[32]; /* ISO 8601, UTC */
-    char kvm[16];        /* kvm_intel, kvm_amd, kvm_pvm, "" without KVM */
-    char mmu[16];        /* 1d, shadow, nested, direct, software */
+    char started_at[32];    /* ISO 8601, UTC */
+    char kvm[16];           /* kvm_intel, kvm_amd, kvm_pvm, "" without KVM */
+    char mmu[16];           /* 1d, shadow, nested, direct, software */
+    char shadow_policy[16]; /* traced, unsync, vtlb, "" without a choice */
+    /* What the model computed with; "" elsewhere. None of it travels as
+     * JSON: a modelled run is no process of its own. */
+    char cpu_profile[32];
+    char levels[8]; /* "4", or guest's and host's as "4+5" */
+    char costs[32];
     struct maybe_u64 guest_page_bytes; /* as found, not as asked */
     struct maybe_u64 host_page_bytes;
     unsigned phase_count;
@@ -113,6 +125,9 @@ struct run_record {
 };
 
 void run_record_free(struct run_record *record);
+
+/* The time now as `started_at` has it; `bytes` is at least 21. */
+void run_stamp(char *text, size_t bytes);
 
 /* Names as they stand in the CSV files and on the command line. Parsers
  * return -EINVAL with a sentence that lists the valid names. */

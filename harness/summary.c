@@ -21,6 +21,10 @@ enum column {
     VCPUS,
     PHASE,
     TECHNIQUE,
+    PROFILE,
+    LEVELS,
+    WALKS,
+    REFERENCES,
     COST,
     COST_INTERVAL,
     OVER,
@@ -108,6 +112,20 @@ static void reasons_cell(const struct group *g, char cell[192])
     }
 }
 
+/* Of the model: misses of every TLB, and what each costs in references. */
+static void walk_cells(const struct group *g, char walks[192],
+                       char references[192])
+{
+    const struct group_counter *misses = group_counter(g, "model", "walks");
+    const struct group_counter *all = group_counter(g, "model", "references");
+
+    if (!misses || !all)
+        return;
+    number(misses->per_operation, walks, 64);
+    if (misses->value > 0)
+        number(all->value / misses->value, references, 64);
+}
+
 static void fill_row(struct row *row, const struct group *g)
 {
     char ignored[192];
@@ -119,7 +137,11 @@ static void fill_row(struct row *row, const struct group *g)
     page_cell(g, row->cells[PAGE]);
     snprintf(row->cells[VCPUS], 192, "%u", g->vcpus);
     snprintf(row->cells[PHASE], 192, "%s", g->phase);
-    snprintf(row->cells[TECHNIQUE], 192, "%s", g->technique);
+    snprintf(row->cells[TECHNIQUE], 192, "%s%s%s", g->technique,
+             *g->shadow_policy ? " " : "", g->shadow_policy);
+    snprintf(row->cells[PROFILE], 192, "%s", g->cpu_profile);
+    snprintf(row->cells[LEVELS], 192, "%s", g->levels);
+    walk_cells(g, row->cells[WALKS], row->cells[REFERENCES]);
     estimate_cells(&g->cost, row->cells[COST], row->cells[COST_INTERVAL]);
     estimate_cells(&g->over_native, row->cells[OVER],
                    row->cells[OVER_INTERVAL]);
@@ -147,8 +169,8 @@ static int compare(uint64_t a, uint64_t b)
 static int by_order(const void *a, const void *b)
 {
     static const char *const phases[] = {"init", "first_touch", "steady", NULL};
-    static const char *const techniques[] = {"native", "emulation", "shadow",
-                                             "nested", NULL};
+    static const char *const techniques[] = {
+        "native", "emulation", "shadow", "nested", "agile", "flat", NULL};
     const struct group *x = ((const struct row *)a)->group,
                        *y = ((const struct row *)b)->group;
     const int orders[] = {
@@ -161,6 +183,9 @@ static int by_order(const void *a, const void *b)
         place(x->technique, techniques) - place(y->technique, techniques),
         compare(x->host_page_bytes, y->host_page_bytes),
         strcmp(x->kvm, y->kvm),
+        strcmp(x->cpu_profile, y->cpu_profile),
+        strcmp(x->levels, y->levels),
+        strcmp(x->shadow_policy, y->shadow_policy),
     };
 
     for (unsigned i = 0; i < sizeof orders / sizeof orders[0]; i++)
@@ -196,7 +221,7 @@ static void print_plain(FILE *to, const char *text)
 static bool right_aligned(unsigned column)
 {
     return column == SIZE || column == VCPUS ||
-           (column >= COST && column <= EXITS);
+           (column >= WALKS && column <= EXITS);
 }
 
 /* A column without a number is left out, unless its absence says something;
@@ -211,6 +236,10 @@ static void choose_columns(struct grid *grid)
         [VCPUS] = "vCPUs",
         [PHASE] = "phase",
         [TECHNIQUE] = "technique",
+        [PROFILE] = "CPU",
+        [LEVELS] = "levels",
+        [WALKS] = "walks/op",
+        [REFERENCES] = "refs/walk",
         [COST_INTERVAL] = "95 %",
         [OVER] = "x native",
         [OVER_INTERVAL] = "95 %",
@@ -297,6 +326,10 @@ static void print_heading(const struct grid *grid, FILE *to)
         fputs(": exit counts only, of an emulated Intel machine; its times "
               "mean nothing\n",
               to);
+    } else if (!strcmp(grid->platform, platform_name(PLATFORM_MODEL))) {
+        fputs(": computed by the translation model, nothing measured; cycles "
+              "are those of translation alone\n",
+              to);
     } else {
         fputs(": exit counts only\n", to);
     }
@@ -328,6 +361,37 @@ static bool worth_a_row(const struct groups *groups, const struct group *g)
         return false;
     return strcmp(g->phase, "first_touch") ||
            working_sets(groups, g) <= SWEEP_MIN;
+}
+
+static bool has_note(const struct group *g, const char *platform)
+{
+    return measured(g, platform) && !g->failed && !g->unsupported &&
+           *g->message;
+}
+
+/* What a reader must know of numbers that stand in the table, once each. */
+static void print_notes(const struct groups *groups, const char *platform,
+                        FILE *to)
+{
+    for (size_t i = 0; i < groups->count; i++) {
+        const struct group *g = &groups->groups[i];
+        unsigned alike = 0;
+        bool first = has_note(g, platform);
+
+        for (size_t j = 0; first && j < groups->count; j++) {
+            const struct group *x = &groups->groups[j];
+            bool same =
+                has_note(x, platform) && !strcmp(x->message, g->message);
+
+            first = !(same && j < i);
+            alike += same;
+        }
+        if (!first)
+            continue;
+        fputs("  note: ", to);
+        print_plain(to, g->message);
+        fprintf(to, " (%u %s)\n", alike, alike == 1 ? "row" : "rows");
+    }
 }
 
 static int print_platform(const struct groups *groups, const char *platform,
@@ -365,6 +429,7 @@ static int print_platform(const struct groups *groups, const char *platform,
                 "  (%u more in runs.csv: init phases, first touches of "
                 "sweeps)\n",
                 left_out);
+    print_notes(groups, platform, to);
     fputc('\n', to);
     free(grid.rows);
     return 0;

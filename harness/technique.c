@@ -26,6 +26,13 @@ const struct technique_ops *technique_ops(enum technique technique)
     return table[technique];
 }
 
+int technique_only_modelled(enum technique technique, struct why *why)
+{
+    return why_set(why, ENOTSUP,
+                   "no hardware has '%s': 'memvirt model -t %s' computes it",
+                   technique_name(technique), technique_name(technique));
+}
+
 enum platform platform_here(void)
 {
     const char *lab = getenv("MEMVIRT_LAB");
@@ -37,12 +44,24 @@ enum platform platform_here(void)
     return PLATFORM_HOST;
 }
 
-static void stamp(char *text, size_t bytes)
+/* What a reader must know of numbers that are right and yet misleading. */
+static void add_remark(const struct run_spec *spec,
+                       const struct workload *workload,
+                       struct run_record *record)
 {
-    time_t now = time(NULL);
-    struct tm utc;
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 
-    strftime(text, bytes, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    if (record->message[0])
+        return;
+    if (cpus > 0 && spec->vcpus > (unsigned long)cpus)
+        snprintf(record->message, sizeof record->message,
+                 "%u vCPUs share %ld CPUs: when they wait for one another, "
+                 "the time is the scheduler's",
+                 spec->vcpus, cpus);
+    else if (!strcmp(record->kvm, "kvm_pvm") && workload &&
+             workload->class == WL_NANO)
+        snprintf(record->message, sizeof record->message,
+                 "kvm_pvm emulates guest CPL0: the time is its emulator's");
 }
 
 void technique_run(const struct run_spec *spec, struct run_record *record)
@@ -53,9 +72,12 @@ void technique_run(const struct run_spec *spec, struct run_record *record)
     int err;
 
     *record = (struct run_record){.status = RUN_OK};
-    stamp(record->started_at, sizeof record->started_at);
-    snprintf(record->mmu, sizeof record->mmu, "%s", ops->mmu);
-    if (!workload && !spec->image[0])
+    run_stamp(record->started_at, sizeof record->started_at);
+    if (ops)
+        snprintf(record->mmu, sizeof record->mmu, "%s", ops->mmu);
+    if (!ops)
+        err = technique_only_modelled(spec->technique, &why);
+    else if (!workload && !spec->image[0])
         err =
             why_set(&why, EINVAL, "there is no workload '%s'", spec->workload);
     else
@@ -63,6 +85,8 @@ void technique_run(const struct run_spec *spec, struct run_record *record)
     if (err) {
         record->status = err == -ENOTSUP ? RUN_UNSUPPORTED : RUN_FAILED;
         snprintf(record->message, sizeof record->message, "%s", why.text);
+    } else {
+        add_remark(spec, workload, record);
     }
 }
 
@@ -98,7 +122,8 @@ struct guest_config run_guest_config(const struct run_spec *spec)
         .vcpus = spec->vcpus,
     };
 
-    snprintf(config.workload, sizeof config.workload, "%s", spec->workload);
+    snprintf(config.workload, sizeof config.workload, "%.*s",
+             GUEST_NAME_MAX - 1, spec->workload);
     return config;
 }
 

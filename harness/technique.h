@@ -24,7 +24,11 @@ struct technique_ops {
                struct run_record *record, struct why *why);
 };
 
+/* NULL for a technique that only the model has. */
 const struct technique_ops *technique_ops(enum technique technique);
+
+/* -ENOTSUP and the sentence for such a technique. */
+int technique_only_modelled(enum technique technique, struct why *why);
 
 /* Where this process runs: PLATFORM_HOST, or a lab (MEMVIRT_LAB says so). */
 enum platform platform_here(void);

@@ -123,5 +123,11 @@ static void csv(void)
     replay("csv", fuzz_csv);
 }
 
+static void profile(void)
+{
+    replay("profile", fuzz_profile);
+}
+
 TEST_SUITE(fuzz, {"ELF loader", elf}, {"results page", results},
-           {"run record", record}, {"CSV reader", csv});
+           {"run record", record}, {"CSV reader", csv},
+           {"CPU profile", profile});

@@ -256,8 +256,6 @@ static void silent_tracepoint(void)
     folder_close(&f, &groups);
 }
 
-/* ---- Damaged folders --------------------------------------------------- */
-
 static void overwrite(const struct folder *f, const char *file,
                       const char *text)
 {
@@ -270,6 +268,58 @@ static void overwrite(const struct folder *f, const char *file,
     fputs(text, to);
     fclose(to);
 }
+
+/* ---- The model's rows -------------------------------------------------- */
+
+#define MODEL_ROW(id, technique, policy, profile, levels)          \
+    id ",model,," technique ",shadow," policy ",gups,steady,4096," \
+       "4096,4096,1,10,,ok,," profile "," levels "\n"
+
+/* Its cost is its cycles, and only the same CPU and guest is a baseline. */
+static void modelled(void)
+{
+    struct folder f = folder_open();
+    const struct group_counter *walks;
+    struct groups groups;
+
+    overwrite(&f, "runs.csv",
+              "run_id,platform,kvm,technique,mmu,shadow_policy,workload,phase,"
+              "working_set_bytes,guest_page_bytes,host_page_bytes,vcpus,"
+              "operations,wall_ns,status,message,cpu_profile,levels\n" //
+              MODEL_ROW("model-1", "native", "", "zen4", "4")          //
+              MODEL_ROW("model-2", "nested", "", "zen4", "4+5")        //
+              MODEL_ROW("model-3", "nested", "", "zen3", "4+4")        //
+              MODEL_ROW("model-4", "shadow", "vtlb", "zen4", "4")      //
+              MODEL_ROW("model-5", "shadow", "traced", "zen4", "4"));
+    overwrite(&f, "exits.csv",
+              "run_id,kind,source,reason,count\n"
+              "model-4,vm_exit,model,hidden_fault,30\n");
+    overwrite(&f, "counters.csv",
+              "run_id,source,scope,name,value,unit\n"
+              "model-1,model,vm,cycles_total,100,cycles\n"
+              "model-1,model,vm,walks,5,walks\n"
+              "model-1,papi,vm,walks,7,walks\n"
+              "model-2,model,vm,cycles_total,250,cycles\n"
+              "model-9,model,vm,walks,5,walks\n"
+              "model-4,model,vm,walks,many,walks\n");
+    groups = folder_read(&f);
+    CU_ASSERT_EQUAL_FATAL(groups.count, 5);
+    CU_ASSERT_EQUAL(groups.groups[0].cost.value, 10);
+    walks = group_counter(&groups.groups[0], "model", "walks");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(walks);
+    CU_ASSERT_EQUAL(walks->value, 5);
+    CU_ASSERT_EQUAL(walks->per_operation, 0.5);
+    CU_ASSERT_PTR_NULL(group_counter(&groups.groups[3], "model", "walks"));
+    CU_ASSERT_EQUAL(groups.groups[1].over_native.value, 2.5);
+    CU_ASSERT_EQUAL(groups.groups[2].over_native.count, 0);
+    CU_ASSERT_EQUAL(groups.groups[3].vm_exits.value, 3);
+    CU_ASSERT_STRING_EQUAL(groups.groups[3].exits[0].source, "model");
+    folder_close(&f, &groups);
+}
+
+/* ---- Damaged folders --------------------------------------------------- */
+
+/* ---- Damaged folders --------------------------------------------------- */
 
 static void damaged(const char *file, const char *text, const char *expected)
 {
@@ -302,7 +352,11 @@ static void damaged_folders(void)
     damaged("runs.csv", ROW("-1", "gups", "ok"), "row 1: vcpus");
     damaged("runs.csv", ROW("5000000000", "gups", "ok"), "out of range");
     damaged("runs.csv", ROW("1", "gups", "fine"), "no status 'fine'");
-    damaged("runs.csv", ROW("1", "a-workload-with-much-too-long-a-name", "ok"),
+    damaged("runs.csv",
+            ROW("1",
+                "a-workload-with-much-too-long-a-name-as-only-a-trace-of-some-"
+                "body-could-have",
+                "ok"),
             "too long");
     CU_ASSERT_EQUAL(groups_read(&groups, "/nonexistent", &why), -ENOENT);
 }
@@ -416,7 +470,8 @@ TEST_SUITE(groups, {"repetitions and ratios", repetitions},
            {"failed runs are counted", failures},
            {"exits of the best source", exits_of_one_source},
            {"a silent tracepoint is a count of 0", silent_tracepoint},
-           {"damaged folders", damaged_folders}, {"stray exits", stray_exits},
+           {"modelled rows", modelled}, {"damaged folders", damaged_folders},
+           {"stray exits", stray_exits},
            {"the printed table", table_of_platforms},
            {"the printed table with intervals", table_with_intervals},
            {"the printed table of an empty folder", table_of_nothing});

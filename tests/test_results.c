@@ -234,6 +234,9 @@ static void check_steady(const struct sheet *runs, unsigned row)
         {"message", ""},
         {"seed", "18446744073709551615"},
         {"checksum", "fedcba9876543210"},
+        {"cpu_profile", ""},
+        {"levels", ""},
+        {"costs", ""},
     };
 
     CU_ASSERT_EQUAL(runs->columns, sizeof expected / sizeof expected[0]);
@@ -421,7 +424,7 @@ static void check_whole(const char *folder, unsigned least, unsigned most)
     struct sheet *counters = sheet_of(folder, "counters.csv");
 
     CU_ASSERT(runs->rows > least && runs->rows <= most + 1);
-    CU_ASSERT_EQUAL(runs->columns, 22);
+    CU_ASSERT_EQUAL(runs->columns, 25);
     CU_ASSERT_EQUAL(exits->columns, 6);
     CU_ASSERT_EQUAL(counters->columns, 6);
     /* Each second row of runs.csv has two exits and one counter. */

@@ -326,7 +326,8 @@ static void bad_values(void)
     memset(long_text, 'a', sizeof long_text - 1);
     long_text[sizeof long_text - 1] = 0;
     refuses_value("image", json_string(long_text));
-    refuses_value("workload", json_string("0123456789abcdefghijklmn"));
+    refuses_value("workload", json_string("0123456789abcdefghijklmnopqrstuv"
+                                          "0123456789abcdefghijklmnopqrstuv"));
     refuses_value("technique", json_string("magic"));
     refuses_value("platform", json_string(""));
     refuses_value("host_page", json_string("4"));

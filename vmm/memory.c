@@ -1,7 +1,5 @@
 #include "vmm/memory.h"
 
-#include "base/parse.h"
-
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/memfd.h>

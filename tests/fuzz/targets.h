@@ -13,5 +13,6 @@ int fuzz_elf(const uint8_t *bytes, size_t count);
 int fuzz_results(const uint8_t *bytes, size_t count);
 int fuzz_record(const uint8_t *bytes, size_t count);
 int fuzz_csv(const uint8_t *bytes, size_t count);
+int fuzz_profile(const uint8_t *bytes, size_t count);
 
 #endif

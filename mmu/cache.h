@@ -1,0 +1,162 @@
+/*
+ * One set-associative array of tagged entries with exact LRU: the stuff TLBs,
+ * paging-structure caches and data caches are made of. Any number of sets and
+ * ways; neither has to be a power of two. Freestanding; the caller owns the
+ * storage.
+ */
+#ifndef MMU_CACHE_H
+#define MMU_CACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CACHE_MISS        UINT32_MAX
+#define CACHE_ENTRIES_MAX (1u << 28)
+
+struct cache_shape {
+    uint32_t entries;
+    uint32_t ways; /* divides entries; fully associative when equal */
+    bool tagged;   /* entries carry a tag beside their key */
+    bool valued;   /* entries carry a value */
+};
+
+/*
+ * Up to 16 ways, the order of a set's ways is one word: the most recently
+ * used way in the lowest four bits, the victim in the highest in use, so that
+ * neither a hit nor a choice of victim loops or branches on what is stored.
+ * Beyond, a set is a doubly linked list, and a hash over the keys finds
+ * entries. Empty entries are always the least recent.
+ */
+#define CACHE_WAYS_PACKED 16u
+
+struct cache {
+    uint64_t *keys; /* 0: empty */
+    uint64_t *values;
+    uint64_t *order; /* packed only */
+    uint32_t *tags;
+    uint32_t *next, *prev;    /* linked only: entries, then a head per set */
+    uint32_t *bucket, *chain; /* linked only: slot + 1, 0 ends */
+    uint32_t entries, ways, sets, live;
+    uint32_t set_mask; /* sets - 1, or 0 when that is no mask */
+    unsigned hash_shift;
+};
+
+struct cache_entry {
+    uint64_t key, value;
+    uint32_t tag;
+};
+
+/* Bytes of storage, 8-byte aligned, for the shape. -EINVAL when there are no
+ * entries or ways or the ways do not divide the entries, -E2BIG beyond
+ * CACHE_ENTRIES_MAX. */
+int cache_bytes(const struct cache_shape *shape, size_t *bytes);
+
+/* `storage` has at least cache_bytes() for the same valid shape and stays the
+ * caller's. The cache is empty afterwards. */
+void cache_init(struct cache *cache, const struct cache_shape *shape,
+                void *storage);
+
+/* Makes every entry empty. */
+void cache_clear(struct cache *cache);
+
+/*
+ * Puts an entry in as the most recent of its set; one with the same key and
+ * tag is replaced. `key` is not 0 and determines `index`, of which the set is
+ * the remainder. True when `evicted`, which may be NULL, was pushed out.
+ */
+bool cache_insert(struct cache *cache, uint64_t index,
+                  const struct cache_entry *entry, struct cache_entry *evicted);
+
+/* Empties one slot. */
+void cache_drop(struct cache *cache, uint32_t slot);
+
+/* Empties the entries for which drop(entry, arg) is true; how many. */
+uint32_t cache_invalidate(struct cache *cache,
+                          bool (*drop)(const struct cache_entry *entry,
+                                       void *arg),
+                          void *arg);
+
+/* As cache_lookup, without making the entry the most recent. */
+uint32_t cache_peek(const struct cache *cache, uint64_t index, uint64_t key,
+                    uint32_t tag, uint32_t other);
+
+/* cache_lookup's half for sets of more than CACHE_WAYS_PACKED ways. */
+uint32_t cache_lookup_linked(struct cache *cache, uint64_t key, uint32_t tag,
+                             uint32_t other);
+
+static inline uint32_t cache_set(const struct cache *cache, uint64_t index)
+{
+    if (cache->set_mask || cache->sets == 1)
+        return (uint32_t)index & cache->set_mask;
+    return (uint32_t)(index % cache->sets);
+}
+
+/* The way of the set at `base` that holds the key under one of the tags, or
+ * CACHE_MISS. Keys first, without a branch for each: two entries seldom differ
+ * in nothing but their tag. */
+static inline uint32_t cache_match(const struct cache *cache, uint32_t base,
+                                   uint64_t key, uint32_t tag, uint32_t other)
+{
+    const uint64_t *keys = cache->keys + base;
+    uint32_t match = 0;
+
+    if (cache->ways == 4) /* first-level TLBs: worth unrolling */
+        match = (uint32_t)(keys[0] == key) | (uint32_t)(keys[1] == key) << 1 |
+                (uint32_t)(keys[2] == key) << 2 |
+                (uint32_t)(keys[3] == key) << 3;
+    else
+        for (uint32_t way = 0; way < cache->ways; way++)
+            match |= (uint32_t)(keys[way] == key) << way;
+    for (; match; match &= match - 1) {
+        uint32_t way = (uint32_t)__builtin_ctz(match);
+
+        if (!cache->tags || cache->tags[base + way] == tag ||
+            cache->tags[base + way] == other)
+            return way;
+    }
+    return CACHE_MISS;
+}
+
+/* Four times the position of `way` in the order: where a group of four bits
+ * becomes zero when XORed with it; only the first borrow is to be trusted. */
+static inline unsigned cache_position(uint64_t order, uint32_t way)
+{
+    uint64_t differ = order ^ (0x1111111111111111ull * way);
+    uint64_t zero =
+        (differ - 0x1111111111111111ull) & ~differ & 0x8888888888888888ull;
+
+    return (unsigned)__builtin_ctzll(zero) & ~3u;
+}
+
+static inline uint64_t cache_to_front(uint64_t order, uint32_t way)
+{
+    unsigned at = cache_position(order, way);
+    uint64_t before = (1ull << at) - 1;
+    uint64_t through = before << 4 | 15;
+
+    return (order & ~through) | (order & before) << 4 | way;
+}
+
+/*
+ * The slot that holds `key` under `tag` or under `other` (give the same twice
+ * for one; both are ignored in a cache without tags), made its set's most
+ * recent; or CACHE_MISS. `key` is not 0.
+ */
+static inline uint32_t cache_lookup(struct cache *cache, uint64_t index,
+                                    uint64_t key, uint32_t tag, uint32_t other)
+{
+    uint32_t set, way;
+
+    if (!cache->order)
+        return cache_lookup_linked(cache, key, tag, other);
+    set = cache_set(cache, index);
+    way = cache_match(cache, set * cache->ways, key, tag, other);
+    if (way == CACHE_MISS)
+        return CACHE_MISS;
+    if ((cache->order[set] & 15) != way)
+        cache->order[set] = cache_to_front(cache->order[set], way);
+    return set * cache->ways + way;
+}
+
+#endif
