@@ -1,7 +1,7 @@
 #include "shadowpt/shadow.h"
 #include "shadowpt/private.h"
 
-#include <errno.h>
+#include <linux/errno.h>
 
 static uint32_t power_of_two(uint32_t at_least)
 {
@@ -215,9 +215,9 @@ int shadow_set_state(struct shadow *s, const struct mmu_state *state,
         state->physical_bits < 36 || state->physical_bits > 52)
         return -EINVAL;
     if (state->pke && mode != SHADOW_BOTH)
-        return -ENOTSUP;
+        return -EOPNOTSUPP;
     if (mode == SHADOW_KERNEL && state->smap && !state->smep)
-        return -ENOTSUP;
+        return -EOPNOTSUPP;
     s->state = *state;
     s->mode = mode;
     s->role = role_of(state, mode);

@@ -132,7 +132,7 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
                 const struct shadow_ops *ops);
 
 /* The guest's control registers and whose accesses come next; CR3 too, which
- * is no flush by itself when it stays the same. -ENOTSUP for what shadows
+ * is no flush by itself when it stays the same. -EOPNOTSUPP for what shadows
  * can't express: protection keys in a mode of its own; SMAP without SMEP in
  * SHADOW_KERNEL. Nothing is changed then. */
 int shadow_set_state(struct shadow *s, const struct mmu_state *state,

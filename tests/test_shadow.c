@@ -42,6 +42,7 @@ struct machine {
     uint64_t *arena;
     struct tlb_entry tlb[TLB_ENTRIES];
     struct guest guest;
+    uint64_t recent[8]; /* addresses: without locality nothing gets stale */
     uint64_t random, failures, operation;
     uint64_t expected_true, hits, stale;
 };
@@ -351,7 +352,7 @@ static unsigned some_index(struct machine *m)
     return index[chance(m, 4)];
 }
 
-static uint64_t some_va(struct machine *m)
+static uint64_t new_va(struct machine *m)
 {
     uint64_t va = 0;
 
@@ -360,6 +361,15 @@ static uint64_t some_va(struct machine *m)
     if (one_in(m, 2000))
         return va | 1ull << 60;
     return sign_extended(m, va) | some_index(m) * 8;
+}
+
+static uint64_t some_va(struct machine *m)
+{
+    unsigned n = chance(m, 8);
+
+    if (one_in(m, 16))
+        m->recent[n] = new_va(m);
+    return m->recent[n];
 }
 
 static uint64_t window_va(const struct machine *m, unsigned frame,
@@ -407,13 +417,13 @@ static uint64_t hostile_bits(struct machine *m)
  * level, and as data. */
 static uint64_t some_entry(struct machine *m)
 {
-    uint64_t entry = one_in(m, 12) ? large_pa(m) | PTE_PS : some_frame_pa(m);
+    uint64_t entry = one_in(m, 16) ? large_pa(m) | PTE_PS : some_frame_pa(m);
 
-    entry |= (one_in(m, 20) ? 0 : PTE_P) | (one_in(m, 10) ? 0 : PTE_RW) |
-             (one_in(m, 10) ? 0 : PTE_US) | (one_in(m, 12) ? PTE_XD : 0) |
+    entry |= (one_in(m, 50) ? 0 : PTE_P) | (one_in(m, 25) ? 0 : PTE_RW) |
+             (one_in(m, 25) ? 0 : PTE_US) | (one_in(m, 25) ? PTE_XD : 0) |
              (one_in(m, 2) ? PTE_A : 0) | (one_in(m, 2) ? PTE_D : 0) |
              (one_in(m, 4) ? PTE_G : 0);
-    return one_in(m, 50) ? entry ^ hostile_bits(m) : entry;
+    return one_in(m, 100) ? entry ^ hostile_bits(m) : entry;
 }
 
 static struct mmu_request some_request(struct machine *m)
@@ -425,10 +435,25 @@ static struct mmu_request some_request(struct machine *m)
         .va = some_va(m), .access = kind[chance(m, 4)], .user = one_in(m, 2)};
 }
 
+/* An entry on the way to an address in use, or any. */
+static unsigned some_slot(struct machine *m)
+{
+    struct mmu_request r = {.va = some_va(m)};
+    struct expected e;
+    int slot;
+
+    guest_expect(&m->guest, &r, &e);
+    slot = e.entries ? e.slot[chance(m, e.entries)] : -1;
+    if (slot < 0 || slot >= (int)(TABLES * PT_ENTRIES) || one_in(m, 2))
+        return chance(m, TABLES) * PT_ENTRIES + some_index(m);
+    return slot;
+}
+
 /* Through the window, as a kernel does, or by an emulated write. */
 static void write_entry(struct machine *m)
 {
-    unsigned frame = chance(m, TABLES), index = some_index(m);
+    unsigned slot = some_slot(m);
+    unsigned frame = slot / PT_ENTRIES, index = slot % PT_ENTRIES;
     uint64_t value = some_entry(m);
     struct mmu_request r = {.va = window_va(m, frame, index),
                             .access = MMU_WRITE};
@@ -543,6 +568,8 @@ static void start(struct machine *m, const struct scenario *scenario)
         shadow_init(&m->shadow, m->arena, bytes, &config, &ops), 0);
     CU_ASSERT_EQUAL(shadow_tables(m->shadow), scenario->tables);
     set_state(m, false);
+    for (unsigned i = 0; i < 8; i++)
+        m->recent[i] = new_va(m);
     for (unsigned i = 0; i < TABLES; i++)
         for (unsigned n = 0; n < 8; n++)
             emulate(m, guest_frame_pa(i) | some_index(m) * 8, some_entry(m));
