@@ -55,7 +55,8 @@ void page_init(struct shadow *s)
 bool page_same_key(const struct key *a, const struct key *b)
 {
     return a->frame == b->frame && a->role == b->role && a->level == b->level &&
-           a->access == b->access && a->direct == b->direct;
+           a->access == b->access && a->protection == b->protection &&
+           a->direct == b->direct;
 }
 
 static uint32_t find(const struct shadow *s, const struct key *key)

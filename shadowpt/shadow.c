@@ -93,6 +93,8 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
         return -EINVAL;
     if (pages < SHADOW_PAGES_MIN)
         return -ENOMEM;
+    if (config->tables_pa > PTE_ADDR - (pages - 1) * PAGE_4K)
+        return -EINVAL;
     lay_out(&s, arena, pages);
     s->config = *config;
     s->ops = *ops;

@@ -77,8 +77,9 @@ enum shadow_outcome {
     SHADOW_FIXED,      /* a hidden fault: run the instruction again */
     SHADOW_TRUE_FAULT, /* give the guest #PF with `error` */
     /* The guest may do this write, but the CPU can't: of a traced table, of
-     * memory read-only in the host, or of a read-only user page at CPL 0 with
-     * CR0.WP clear. Emulate it at `pa`, then call shadow_guest_write. */
+     * memory read-only in the host, or at CPL 0 with CR0.WP clear of a user
+     * page that is read-only or so by its protection key. Emulate it at `pa`,
+     * then call shadow_guest_write. */
     SHADOW_EMULATE_WRITE,
     /* Nothing (or nothing executable, on a fetch) is at `pa`: a device's
      * address, or, with `table`, a guest table that can't be read. */
@@ -132,9 +133,10 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
                 const struct shadow_ops *ops);
 
 /* The guest's control registers and whose accesses come next; CR3 too, which
- * is no flush by itself when it stays the same. -EOPNOTSUPP for what shadows
- * can't express: protection keys in a mode of its own; SMAP without SMEP in
- * SHADOW_KERNEL. Nothing is changed then. */
+ * is no flush when it stays the same (shadow_flush_all, where the change is
+ * one). -EINVAL for a number of levels or physical bits that can't be;
+ * -EOPNOTSUPP for what shadows can't express: protection keys in a mode of its
+ * own; SMAP without SMEP in SHADOW_KERNEL. Nothing is changed then. */
 int shadow_set_state(struct shadow *s, const struct mmu_state *state,
                      enum shadow_mode mode);
 
