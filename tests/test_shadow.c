@@ -18,7 +18,7 @@
 #define TABLES_PA   0x7000000000ull
 
 #ifdef __SANITIZE_ADDRESS__
-#define DIVISOR 20
+#define DIVISOR 4
 #else
 #define DIVISOR 1
 #endif
@@ -534,6 +534,22 @@ static void write_entry(struct machine *m)
         access_memory(m, &r, value);
 }
 
+/* Somebody else, a device for one, writes zeros from one entry to another: of
+ * one table, or from one into the next. */
+static void clear(struct machine *m)
+{
+    unsigned table = chance(m, TABLES / 2 - 1);
+    unsigned first = some_index(m), count = 1 + chance(m, 3 * PT_ENTRIES / 2);
+    uint64_t pa = guest_frame_pa(table) | first * 8;
+
+    if (first + count > 2 * PT_ENTRIES)
+        count = 2 * PT_ENTRIES - first;
+    for (unsigned i = 0; i < count; i++)
+        if ((first + i) % PT_ENTRIES != WINDOW)
+            guest_store(&m->guest, pa + i * 8ull, 0);
+    shadow_guest_write(m->shadow, pa, count * 8ull);
+}
+
 static void load_cr3(struct machine *m)
 {
     m->guest.state.cr3 =
@@ -642,6 +658,8 @@ static void operate(struct machine *m)
         change_state(m);
     } else if (kind < 999 && one_in(m, 4)) {
         change_host(m);
+    } else if (kind < 999 && one_in(m, 4)) {
+        clear(m);
     } else {
         guest_flush_all(&m->guest);
         shadow_flush_all(m->shadow);
