@@ -121,7 +121,7 @@ struct shadow_stats {
 
 struct shadow;
 
-/* Bytes of an arena for `tables` shadow tables: about 10.8 KiB for each. 0
+/* Bytes of an arena for `tables` shadow tables: 10.3 to 11 KiB for each. 0
  * when out of SHADOW_PAGES_MIN .. SHADOW_PAGES_MAX. */
 size_t shadow_arena_bytes(unsigned tables);
 

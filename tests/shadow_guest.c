@@ -5,22 +5,22 @@
 
 #define NO_CHANGE UINT32_MAX
 
-static bool in_large_area(unsigned index)
-{
-    return index >= TABLES / 2 && index < TABLES;
-}
-
+/* The second half of the tables begins the area that the host maps in large
+ * pages: the window's tables follow the first. */
 uint64_t guest_frame_pa(unsigned index)
 {
-    return (uint64_t)(index + (in_large_area(index) ? LARGE_AREA : 0)) *
-           PAGE_4K;
+    bool large = index >= TABLES / 2 && index < TABLES;
+
+    return (large ? LARGE_AREA + index - TABLES / 2 : index) * PAGE_4K;
 }
 
 int guest_slot(uint64_t pa)
 {
-    uint64_t frame = pa / PAGE_4K, index = frame % LARGE_AREA;
+    uint64_t frame = pa / PAGE_4K;
+    uint64_t index =
+        frame < LARGE_AREA ? frame : frame - LARGE_AREA + TABLES / 2;
 
-    if (index >= FRAMES || guest_frame_pa(index) != frame * PAGE_4K)
+    if (index >= FRAMES || guest_frame_pa((unsigned)index) != frame * PAGE_4K)
         return -1;
     return (int)(index * PT_ENTRIES + pa % PAGE_4K / 8);
 }
@@ -302,6 +302,7 @@ void guest_expect(const struct guest *g, const struct mmu_request *r,
         e->pending |= (e->bits[e->entries++] & ~entry) != 0;
         if (is_leaf(level, entry)) {
             e->pa = leaf_pa(level, entry, r->va);
+            e->user = path.u;
             if (!permitted(g, &path, r))
                 fault(e, PF_P | (key_denies(g, &path, r) ? PF_PK : 0));
             return;

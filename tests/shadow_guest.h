@@ -56,6 +56,7 @@ struct expected {
     enum mmu_outcome outcome;
     uint32_t error;
     uint64_t pa;
+    bool user;    /* a page that CPL 3 may use */
     bool pending; /* accessed or dirty bits are to be set */
     unsigned entries;
     int slot[MMU_LEVELS_MAX];      /* of the path's entries, */

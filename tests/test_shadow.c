@@ -9,6 +9,7 @@
 #include "tests/shadow_guest.h"
 #include "tests/test.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -298,11 +299,14 @@ static void emulate(struct machine *m, uint64_t pa, uint64_t value)
     shadow_guest_write(m->shadow, pa & ~7ull, 8);
 }
 
-/* A write the CPU can't do must have a reason. */
-static bool may_trap(const struct machine *m, uint64_t pa)
+/* A write the CPU can't do must have a reason. With CR0.WP clear it can't where
+ * the user could write then too. */
+static bool may_trap(const struct machine *m, const struct expected *e)
 {
-    return m->policy != SHADOW_VTLB || !m->guest.state.wp ||
-           pa / PAGE_4K - HOST_READONLY < 4;
+    bool unprotected = !m->guest.state.wp && !m->scenario->apart && e->user;
+
+    return m->policy != SHADOW_VTLB || unprotected ||
+           e->pa / PAGE_4K - HOST_READONLY < 4;
 }
 
 /* Returns true when the access is to be tried again. */
@@ -338,7 +342,7 @@ static bool take_fault(struct machine *m, const struct mmu_request *r,
         return false;
     case SHADOW_EMULATE_WRITE:
         if (e.outcome != MMU_OK || e.pa != fault.pa || r->access != MMU_WRITE ||
-            !may_trap(m, fault.pa))
+            !may_trap(m, &e))
             wrong(m, "a write to emulate that isn't one", r->va);
         m->emulated++;
         emulate(m, fault.pa, value);
@@ -711,6 +715,10 @@ static void start(struct machine *m, const struct scenario *scenario,
                                         .g_reserved = scenario->amd};
     make_shadow(m);
     set_state(m, false);
+}
+
+static void fill_tables(struct machine *m)
+{
     for (unsigned i = 0; i < 8; i++)
         m->recent[i] = new_va(m);
     for (unsigned i = 0; i < TABLES; i++)
@@ -861,6 +869,7 @@ static void run(enum shadow_policy policy)
     CU_ASSERT_PTR_NOT_NULL_FATAL(m);
     for (size_t i = 0; i < sizeof scenarios / sizeof scenarios[0]; i++) {
         start(m, &scenarios[i], policy);
+        fill_tables(m);
         for (unsigned n = scenarios[i].thousands * (1000 / DIVISOR);
              n && m->failures < 100; n--)
             operate(m);
@@ -885,6 +894,270 @@ static void vtlb(void)
     run(SHADOW_VTLB);
 }
 
+/* ---- What each event of a process costs, by policy -------------------------
+ */
+
+#define PAGES       PT_ENTRIES
+#define PAGE_TABLE  6u
+#define FIRST_FRAME 100u
+#define RIGHTS      (PTE_P | PTE_RW | PTE_US)
+
+/* A process of one page table, which the kernel reaches by the window. */
+static void map_pages(struct machine *m)
+{
+    for (unsigned i = 3; i < PAGE_TABLE; i++)
+        emulate(m, guest_frame_pa(i), guest_frame_pa(i + 1) | RIGHTS);
+    for (uint64_t i = 0; i < PAGES; i++)
+        emulate(m, guest_frame_pa(PAGE_TABLE) + i * 8,
+                (FIRST_FRAME + i) * PAGE_4K | RIGHTS);
+}
+
+static void each_page(struct machine *m, enum mmu_access access)
+{
+    for (uint64_t i = 0; i < PAGES; i++) {
+        struct mmu_request r = {
+            .va = i * PAGE_4K, .access = access, .user = true};
+
+        access_memory(m, &r, 0);
+    }
+}
+
+static void read_pages(struct machine *m)
+{
+    each_page(m, MMU_READ);
+}
+
+static void write_pages(struct machine *m)
+{
+    each_page(m, MMU_WRITE);
+}
+
+static void protect_pages(struct machine *m)
+{
+    for (unsigned i = 0; i < PAGES; i++) {
+        struct mmu_request r = {.va = window_va(m, PAGE_TABLE, i),
+                                .access = MMU_WRITE};
+
+        access_memory(m, &r,
+                      ((FIRST_FRAME + i) * PAGE_4K | RIGHTS | PTE_A | PTE_D) &
+                          ~PTE_RW);
+    }
+}
+
+static void invlpg_pages(struct machine *m)
+{
+    for (uint64_t i = 0; i < PAGES; i++) {
+        guest_flush(&m->guest, i * PAGE_4K);
+        shadow_invlpg(m->shadow, i * PAGE_4K);
+    }
+}
+
+static void reload_cr3(struct machine *m)
+{
+    guest_flush_all(&m->guest);
+    shadow_set_cr3(m->shadow, m->guest.state.cr3);
+}
+
+struct cost {
+    unsigned missing, protection, true_faults, traced, resyncs, entries;
+};
+
+/* Of traced, unsync, vtlb. When the page table is protected again, so is the
+ * window's page; one fault lets it go. */
+static const struct step {
+    const char *name;
+    void (*act)(struct machine *m);
+    struct cost cost[3];
+} steps[] = {
+    {"map", map_pages, {{0}, {0}, {0}}},
+    {"first touch",
+     read_pages,
+     {{.missing = PAGES}, {.missing = PAGES}, {.missing = PAGES}}},
+    {"read", read_pages, {{0}, {0}, {0}}},
+    {"first write",
+     write_pages,
+     {{.protection = PAGES}, {.protection = PAGES}, {.protection = PAGES}}},
+    {"write", write_pages, {{0}, {0}, {0}}},
+    {"protect",
+     protect_pages,
+     {{.traced = PAGES}, {.missing = 1}, {.missing = 1}}},
+    {"flush", invlpg_pages, {{0}, {.entries = PAGES}, {0}}},
+    {"denied write",
+     write_pages,
+     {{.true_faults = PAGES}, {.true_faults = PAGES}, {.true_faults = PAGES}}},
+    {"switch", reload_cr3, {{0}, {.resyncs = 1}, {0}}},
+    {"read after it", read_pages, {{0}, {0}, {.missing = PAGES}}},
+};
+
+static void check_cost(const char *name, const struct cost *cost,
+                       const struct shadow_stats *before,
+                       const struct shadow_stats *now)
+{
+    const struct cost found = {
+        .missing = (unsigned)(now->hidden_missing - before->hidden_missing),
+        .protection =
+            (unsigned)(now->hidden_protection - before->hidden_protection),
+        .true_faults = (unsigned)(now->true_faults - before->true_faults),
+        .traced = (unsigned)(now->traced_writes - before->traced_writes),
+        .resyncs = (unsigned)(now->resyncs - before->resyncs),
+        .entries = (unsigned)(now->resync_entries - before->resync_entries)};
+
+    if (memcmp(&found, cost, sizeof found) != 0)
+        printf("    %s: %u missing, %u protection, %u true, %u traced, "
+               "%u resyncs, %u entries\n",
+               name, found.missing, found.protection, found.true_faults,
+               found.traced, found.resyncs, found.entries);
+    CU_ASSERT_EQUAL(memcmp(&found, cost, sizeof found), 0);
+}
+
+static void costs(void)
+{
+    static const struct scenario scenario = {
+        .name = "a process", .tables = 32, .roots = 2, .levels = 4};
+    struct machine *m = malloc(sizeof *m);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    for (unsigned policy = SHADOW_TRACED; policy <= SHADOW_VTLB; policy++) {
+        start(m, &scenario, policy);
+        for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+            struct shadow_stats before = *shadow_stats(m->shadow);
+
+            steps[i].act(m);
+            check_cost(steps[i].name, &steps[i].cost[policy], &before,
+                       shadow_stats(m->shadow));
+        }
+        CU_ASSERT_EQUAL(m->failures, 0);
+        free(m->arena);
+    }
+    free(m);
+}
+
+static void touch(struct machine *m, uint64_t va, enum mmu_access access,
+                  uint64_t value)
+{
+    struct mmu_request r = {.va = va, .access = access, .user = true};
+
+    access_memory(m, &r, value);
+}
+
+/* A page goes from its page table without INVLPG, and becomes a page table
+ * itself: the TLB may still write to it, and no trace would tell. */
+static void becomes_table(void)
+{
+    static const struct scenario scenario = {.name = "a page becomes a table",
+                                             .tables = 32,
+                                             .roots = 2,
+                                             .levels = 4,
+                                             .tlb = true};
+    const uint64_t table = guest_frame_pa(10);
+    const uint64_t entry = guest_frame_pa(PAGE_TABLE) + 8;
+    struct machine *m = malloc(sizeof *m);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    for (unsigned policy = SHADOW_TRACED; policy <= SHADOW_VTLB; policy++) {
+        start(m, &scenario, policy);
+        map_pages(m);
+        emulate(m, entry, table | RIGHTS);
+        touch(m, PAGE_4K, MMU_WRITE, FIRST_FRAME * PAGE_4K | RIGHTS);
+        emulate(m, entry, 0);
+        emulate(m, guest_frame_pa(PAGE_TABLE - 1) + 8, table | RIGHTS);
+        touch(m, PAGE_2M, MMU_READ, 0);
+        touch(m, PAGE_4K, MMU_WRITE, (FIRST_FRAME + 1) * PAGE_4K | RIGHTS);
+        guest_flush(&m->guest, PAGE_2M);
+        shadow_invlpg(m->shadow, PAGE_2M);
+        touch(m, PAGE_2M, MMU_READ, 0);
+        CU_ASSERT_EQUAL(m->failures, 0);
+        free(m->arena);
+    }
+    free(m);
+}
+
+/* ---- What is refused ------------------------------------------------------
+ */
+
+static int try_init(void *arena, size_t bytes, struct shadow_config config)
+{
+    const struct shadow_ops ops = {.frame = host_frame};
+    struct shadow *s;
+
+    return shadow_init(&s, arena, bytes, &config, &ops);
+}
+
+static void refused(void)
+{
+    const struct shadow_config good = {.roots = 1, .tables_pa = TABLES_PA};
+    struct shadow_config bad;
+    size_t bytes = shadow_arena_bytes(SHADOW_PAGES_MIN);
+    char *arena = aligned_alloc(PAGE_4K, (bytes / PAGE_4K + 2) * PAGE_4K);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(arena);
+    CU_ASSERT_EQUAL(shadow_arena_bytes(SHADOW_PAGES_MIN - 1), 0);
+    CU_ASSERT_EQUAL(shadow_arena_bytes(SHADOW_PAGES_MAX + 1), 0);
+    CU_ASSERT_EQUAL(try_init(arena, bytes, good), 0);
+    CU_ASSERT_EQUAL(try_init(arena, bytes - 1, good), -ENOMEM);
+    CU_ASSERT_EQUAL(try_init(arena, 0, good), -ENOMEM);
+    CU_ASSERT_EQUAL(try_init(arena + 8, bytes, good), -EINVAL);
+    bad = good, bad.roots = 0;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad.roots = SHADOW_ROOTS_MAX + 1;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad = good, bad.flood = 1;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad = good, bad.policy = (enum shadow_policy)(SHADOW_VTLB + 1);
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad = good, bad.tables_pa++;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad.tables_pa = PTE_ADDR - (SHADOW_PAGES_MIN - 2) * PAGE_4K;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad.tables_pa -= PAGE_4K;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), 0);
+    free(arena);
+}
+
+static void refused_states(void)
+{
+    static const struct scenario scenario = {
+        .name = "states", .tables = SHADOW_PAGES_MIN, .roots = 1, .levels = 4};
+    static const struct {
+        struct mmu_state state;
+        enum shadow_mode mode;
+        int error;
+    } cases[] = {
+        {{.levels = 3, .physical_bits = 40}, SHADOW_BOTH, -EINVAL},
+        {{.levels = 6, .physical_bits = 40}, SHADOW_BOTH, -EINVAL},
+        {{.levels = 4, .physical_bits = 35}, SHADOW_BOTH, -EINVAL},
+        {{.levels = 4, .physical_bits = 53}, SHADOW_BOTH, -EINVAL},
+        {{.levels = 4, .physical_bits = 40, .pke = true},
+         SHADOW_USER,
+         -EOPNOTSUPP},
+        {{.levels = 4, .physical_bits = 40, .smap = true},
+         SHADOW_KERNEL,
+         -EOPNOTSUPP},
+        {{.levels = 4, .physical_bits = 40, .smap = true, .smep = true},
+         SHADOW_KERNEL,
+         0},
+    };
+    struct machine *m = malloc(sizeof *m);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    start(m, &scenario, SHADOW_TRACED);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        uint64_t created = shadow_stats(m->shadow)->roots_created;
+
+        CU_ASSERT_EQUAL(
+            shadow_set_state(m->shadow, &cases[i].state, cases[i].mode),
+            cases[i].error);
+        if (cases[i].error)
+            CU_ASSERT_EQUAL(shadow_stats(m->shadow)->roots_created, created);
+    }
+    free(m->arena);
+    free(m);
+}
+
 TEST_SUITE(shadow, {"traced: 10 million random operations", traced},
            {"unsync: 10 million random operations", unsync},
-           {"vtlb: 10 million random operations", vtlb});
+           {"vtlb: 10 million random operations", vtlb},
+           {"what a process costs, event by event", costs},
+           {"a page that becomes a table", becomes_table},
+           {"configurations out of range", refused},
+           {"states that shadows can't express", refused_states});
