@@ -150,7 +150,6 @@ void root_free(struct shadow *s, uint32_t root)
     s->page[page].root = false;
     chain_push(s->page_link[IDLE], &s->orphan_head, page);
     s->root[root].page = NONE;
-    s->flush = true;
     page_free(s, page);
 }
 

@@ -6,8 +6,10 @@
  * The shadow tables are x86-64's (mmu/entry.h), with as many levels as the
  * guest's. Their upper entries allow everything; a leaf has the rights of
  * the guest's whole path, is absent until the guest's accessed bits are set,
- * and is read-only until the guest's dirty bit is. The CPU must run on them
- * with CR0.WP and EFER.NXE set, whatever the guest asked for.
+ * and is read-only until the guest's dirty bit is. Accessed and dirty bits of
+ * the shadow's own entries are always set: the CPU never writes to them. It
+ * must run on them with CR0.WP and EFER.NXE set, whatever the guest asked for,
+ * and without PCIDs, unless both flush callbacks reach all of them.
  *
  * Words are Adams and Agesen's (ASPLOS 2006): a true page fault is the
  * guest's own, a hidden one only says that the shadow was not filled yet, a
@@ -43,13 +45,18 @@ struct shadow_config {
     unsigned roots; /* at most so many are cached: 1 to SHADOW_ROOTS_MAX */
     bool splinter;  /* 4 KiB shadows even where the host has large pages */
     /* A table written so often with no fault through it in between is taken
-     * for one no longer: its shadow is given up. 0: never. */
+     * for one no longer: its shadow is given up. 2 or more (KVM's is 3), or 0:
+     * never. */
     unsigned flood;
-    uint64_t tables_pa; /* host-physical address of the arena, which is
-                           contiguous there and 4 KiB aligned */
+    /* Host-physical address of the arena, 4 KiB aligned. The tables come first
+     * in it and must be contiguous there: who walks them in software finds the
+     * table at address X at arena + (X - tables_pa). */
+    uint64_t tables_pa;
 };
 
 #define SHADOW_ROOTS_MAX 256u
+/* Enough for one access at a time. An instruction of a real CPU can need a
+ * dozen pages at once, or it faults for ever: give it 64. */
 #define SHADOW_PAGES_MIN 16u
 #define SHADOW_PAGES_MAX (1u << 22)
 
@@ -140,7 +147,7 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
 int shadow_set_state(struct shadow *s, const struct mmu_state *state,
                      enum shadow_mode mode);
 
-/* MOV to CR3. */
+/* MOV to CR3, taken as one that flushes everything. */
 void shadow_set_cr3(struct shadow *s, uint64_t cr3);
 
 /* What the CPU's CR3 must hold: may change with the two calls above, and with
@@ -155,7 +162,7 @@ enum shadow_outcome shadow_fault(struct shadow *s, uint32_t error,
                                  struct shadow_fault *fault);
 
 /* Guest memory was changed by somebody who isn't the CPU on the shadow
- * tables: after the write. */
+ * tables, an emulated write included: after the write. */
 void shadow_guest_write(struct shadow *s, uint64_t pa, uint64_t bytes);
 
 /* INVLPG; and every other flush of the guest's (CR4, INVPCID, WBINVD is not

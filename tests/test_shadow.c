@@ -435,12 +435,19 @@ static uint64_t new_va(struct machine *m)
     return sign_extended(m, va) | some_index(m) * 8;
 }
 
+/* In the same 2 MiB: the other pages of a large one. */
+static uint64_t neighbour(struct machine *m)
+{
+    uint64_t va = m->recent[chance(m, 8)] & ~(PAGE_2M - 1);
+    return va | some_index(m) * PAGE_4K | some_index(m) * 8;
+}
+
 static uint64_t some_va(struct machine *m)
 {
     unsigned n = chance(m, 8);
 
     if (one_in(m, 16))
-        m->recent[n] = new_va(m);
+        m->recent[n] = one_in(m, 2) ? new_va(m) : neighbour(m);
     return m->recent[n];
 }
 
