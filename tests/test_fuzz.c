@@ -128,6 +128,33 @@ static void profile(void)
     replay("profile", fuzz_profile);
 }
 
+static void trace(void)
+{
+    replay("trace", fuzz_trace);
+}
+
+static void block(void)
+{
+    replay("block", fuzz_block);
+}
+
+static void lackey(void)
+{
+    replay("lackey", fuzz_lackey);
+}
+
+static void champsim(void)
+{
+    replay("champsim", fuzz_champsim);
+}
+
+static void memtrace(void)
+{
+    replay("memtrace", fuzz_memtrace);
+}
+
 TEST_SUITE(fuzz, {"ELF loader", elf}, {"results page", results},
            {"run record", record}, {"CSV reader", csv},
-           {"CPU profile", profile});
+           {"CPU profile", profile}, {"trace", trace},
+           {"block of a trace", block}, {"lackey", lackey},
+           {"ChampSim", champsim}, {"memtrace", memtrace});
