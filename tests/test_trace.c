@@ -481,18 +481,26 @@ static void hostile_streams(void)
     block_begin(block);
     block_encode(block, &word, 1);
     forge(&good, block);
-    for (unsigned i = 0; i < BLOCK_STREAMS; i++) {
-        uint32_t frame = (uint32_t)ZSTD_compress(
-            bad.payload, sizeof bad.payload, zeros, sizeof zeros, 1);
+    for (unsigned i = 1; i < BLOCK_STREAMS; i++) {
+        size_t tags = good.head.stream[BLOCK_TAGS].stored;
+        size_t frame =
+            ZSTD_compress(good.payload + tags, sizeof good.payload - tags,
+                          zeros, sizeof zeros, 1);
 
-        bad.payload_count = frame;
-        bad.head = (struct trace_block){.tag = TRACE_TAG_BLOCK, .events = 1};
+        bad = good;
+        bad.head.stream[BLOCK_EXTRA].bytes = 0;
+        bad.head.stream[BLOCK_EXTRA].stored = 0;
         bad.head.stream[i].bytes = sizeof zeros;
-        bad.head.stream[i].stored = frame;
+        bad.head.stream[i].stored = (uint32_t)frame;
+        bad.payload_count = tags + frame;
         CU_ASSERT_EQUAL(read_forged(&bad, 0, &why), -EINVAL);
         CU_ASSERT_PTR_NOT_NULL(strstr(why.text, "an impossible length"));
     }
-    bad = good;
+    bad.head = (struct trace_block){.tag = TRACE_TAG_BLOCK, .events = 1};
+    bad.payload_count = 0;
+    CU_ASSERT_EQUAL(read_forged(&bad, 0, &why), -EINVAL);
+    CU_ASSERT_PTR_NOT_NULL(strstr(why.text, "an impossible number of events"));
+    forge(&bad, block);
     bad.head.stream[BLOCK_FAR].stored = 7;
     bad.payload_count += 7;
     CU_ASSERT_EQUAL(read_forged(&bad, 0, &why), -EINVAL);

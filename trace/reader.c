@@ -170,7 +170,8 @@ static long payload_bytes(const struct reader *reader,
 {
     size_t sum = 0;
 
-    if (!head->events || head->events > BLOCK_EVENTS)
+    if (!head->events || head->events > BLOCK_EVENTS ||
+        head->stream[BLOCK_TAGS].bytes != head->events)
         return damaged(reader, why, "an impossible number of events");
     for (unsigned i = 0; i < BLOCK_STREAMS; i++) {
         if (head->stream[i].bytes > block_stream_max(i) ||
