@@ -291,7 +291,7 @@ static bool grant(struct machine *m, const struct mmu_request *request,
     onedim_result(&p->walk, out);
     out->value &= ~PTE_ADDR;
     out->value |= m->host_base + (p->walk.pa & ~(PAGE_4K - 1));
-    out->page_bytes = PAGE_4K;
+    out->page.within = PAGE_4K;
     out->global = false;
     m->agile.granted = true;
     return true;
