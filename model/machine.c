@@ -90,7 +90,7 @@ static int upgrade(struct machine *m, uint64_t va, unsigned kind,
     if (result != WALK_OK)
         return result;
     tlb_insert_page(&m->tlb, va, &out->page, access_of(kind), out->value,
-               out->global);
+                    out->global);
     if (out->value & PTE_D)
         tlb_set_bits(&m->tlb, va, PTE_D);
     return WALK_OK;

@@ -227,6 +227,61 @@ static void agile_goes_back(void)
     bench_free(b);
 }
 
+/* The kernel's own directory is in nested mode, a table of the user's is not:
+ * writes to it are traced however the kernel comes to it, and whatever its TLB
+ * had before. */
+static void agile_traces(void)
+{
+    const struct mmu_profile profile = cpu_bare(64, 64, 0, 0);
+    const struct machine_config config = config_of(MODEL_AGILE, &profile);
+
+    for (unsigned first = 0; first < 2; first++) {
+        struct bench *b = bench_of(&config, &guest4);
+        uint64_t entry, kernel, exits;
+
+        os_map(&b->os, b->root, USER_VA, PAGE_2M * 20, PAGE_4K, USER);
+        entry = os_entry(&b->os, b->root, USER_VA, 1, 0);
+        kernel = os_entry(&b->os, b->root, GUEST_DIRECT, 2, 0);
+        os_store(&b->os, kernel | 0xff8, 0);
+        os_store(&b->os, kernel | 0xff8, 0);
+        os_access(&b->os, EVENT_READ, USER_VA + (first ? 0 : 8));
+        follow(b);
+        CU_ASSERT_EQUAL(count_of(b->m, "agile_tables_nested"), 1);
+        exits = exits_of(b->m, "traced_write");
+        flush(b);
+        if (first)
+            os_access(&b->os, EVENT_KERNEL_READ, GUEST_DIRECT + entry);
+        os_store(&b->os, entry ^ 0x800, 0);
+        follow(b);
+        CU_ASSERT_EQUAL(exits_of(b->m, "traced_write"), exits + 1);
+        bench_free(b);
+    }
+}
+
+/* The same for a table that has no shadow yet when the kernel writes to it. */
+static void agile_begins_to_trace(void)
+{
+    const struct mmu_profile profile = cpu_bare(64, 64, 0, 0);
+    const struct machine_config config = config_of(MODEL_AGILE, &profile);
+    struct bench *b = bench_of(&config, &guest4);
+    uint64_t entry, kernel, exits;
+
+    kernel = os_entry(&b->os, b->root, GUEST_DIRECT, 2, 0);
+    os_access(&b->os, EVENT_KERNEL_READ, GUEST_DIRECT);
+    os_store(&b->os, kernel | 0xff8, 0);
+    os_store(&b->os, kernel | 0xff8, 0);
+    os_map(&b->os, b->root, USER_VA, PAGE_2M * 20, PAGE_4K, USER);
+    entry = os_entry(&b->os, b->root, USER_VA, 1, 0);
+    os_store(&b->os, entry ^ 0x800, 0);
+    follow(b);
+    exits = exits_of(b->m, "traced_write");
+    os_access(&b->os, EVENT_READ, USER_VA);
+    os_store(&b->os, entry ^ 0x800, 0);
+    follow(b);
+    CU_ASSERT_EQUAL(exits_of(b->m, "traced_write"), exits + 1);
+    bench_free(b);
+}
+
 /* ---- Hit ratios ---------------------------------------------------------- */
 
 static void expect_ratio(const char *what, uint64_t hits, uint64_t trials,
@@ -895,6 +950,8 @@ static void impossible_machines(void)
 TEST_SUITE(model, {"references of cold walks", cold_walks},
            {"references of cold agile walks", cold_agile_walks},
            {"agile: back to shadow mode", agile_goes_back},
+           {"agile: traces beside nested mode", agile_traces},
+           {"agile: traces that begin", agile_begins_to_trace},
            {"uniform pages, first level", first_level_uniform},
            {"uniform pages, second level", second_level_uniform},
            {"uniform regions, paging-structure caches", caches_uniform},

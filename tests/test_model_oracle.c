@@ -274,14 +274,15 @@ static void flush_space(struct world *w, unsigned space, bool shared)
 
 /* ---- What an operating system does --------------------------------------- */
 
+static const unsigned page_index[PAGES] = {0, 1, 2, 7, 100, 511};
+
 static uint64_t random_va(struct world *w)
 {
-    static const unsigned index[PAGES] = {0, 1, 2, 7, 100, 511};
     uint64_t d = wl_below(&w->random, DIRECTORIES);
     uint64_t va = wl_below(&w->random, 2) ? USER_VA : SHARED_VA;
 
     va += (d & 1) * PAGE_1G + (d >> 1) * PAGE_2M;
-    return va + index[wl_below(&w->random, PAGES)] * PAGE_4K +
+    return va + page_index[wl_below(&w->random, PAGES)] * PAGE_4K +
            wl_below(&w->random, 512) * 8;
 }
 
@@ -348,16 +349,35 @@ static void change_page(struct world *w, unsigned space, uint64_t va,
     w->done[4]++;
 }
 
-/* A whole table goes, and its frame becomes another's. */
+/* Each of a table's pages by itself, which takes partial translations with it.
+ */
+static void flush_pages(struct world *w, uint64_t va)
+{
+    for (unsigned i = 0; i < PAGES; i++)
+        os_event(&w->os, event_word(EVENT_INVLPG, (va & ~(PAGE_2M - 1)) +
+                                                      page_index[i] * PAGE_4K));
+    run(w);
+}
+
+/* A whole table goes, and its frame becomes another's; or it stays and is
+ * empty. */
 static void free_table(struct world *w, unsigned space, uint64_t va,
                        uint64_t entry)
 {
     uint64_t table = os_read(&w->os, entry) & PTE_ADDR;
 
-    os_store(&w->os, entry, 0);
+    if (wl_below(&w->random, 2)) {
+        os_store(&w->os, entry, 0);
+        os_give_back(&w->os, table);
+    } else {
+        memset(&w->os.ram[table / 8], 0, PAGE_4K);
+        os_event(&w->os, event_word(EVENT_CLEAR, table));
+    }
     run(w);
-    flush_space(w, space, va >= SHARED_VA);
-    os_give_back(&w->os, table);
+    if (space == w->current && va < SHARED_VA && wl_below(&w->random, 2))
+        flush_pages(w, va);
+    else
+        flush_space(w, space, va >= SHARED_VA);
     w->done[5]++;
 }
 
