@@ -258,7 +258,34 @@ static void agile_traces(void)
     }
 }
 
-/* The same for a table that has no shadow yet when the kernel writes to it. */
+/* A table in nested mode becomes zero while a walk could begin at it: in shadow
+ * mode again, it has nothing. */
+static void agile_clears(void)
+{
+    struct mmu_profile profile = cpu_bare(1, 1, 0, 0);
+    const struct machine_config config = config_of(MODEL_AGILE, &profile);
+    struct bench *b;
+    uint64_t entry;
+
+    profile.psc.unified.entries = profile.psc.unified.ways = 24;
+    b = bench_of(&config, &guest4);
+    os_map(&b->os, b->root, USER_VA, PAGE_2M * 20, PAGE_4K, USER);
+    entry = os_entry(&b->os, b->root, USER_VA, 1, 0);
+    os_access(&b->os, EVENT_READ, USER_VA);
+    os_store(&b->os, entry ^ 0x800, 0);
+    os_store(&b->os, entry ^ 0x800, 0);
+    os_access(&b->os, EVENT_READ, USER_VA);
+    os_access(&b->os, EVENT_KERNEL_READ, GUEST_DIRECT);
+    follow(b);
+    CU_ASSERT_EQUAL(count_of(b->m, "agile_tables_nested"), 1);
+    os_event(&b->os, event_word(EVENT_CLEAR, entry & ~0xfffull));
+    os_fault(&b->os, USER_VA, PF_U);
+    follow(b);
+    CU_ASSERT_EQUAL(count_of(b->m, "agile_tables_nested"), 0);
+    bench_free(b);
+}
+
+/* A table has no shadow yet when the kernel writes to it. */
 static void agile_begins_to_trace(void)
 {
     const struct mmu_profile profile = cpu_bare(64, 64, 0, 0);
@@ -951,6 +978,7 @@ TEST_SUITE(model, {"references of cold walks", cold_walks},
            {"references of cold agile walks", cold_agile_walks},
            {"agile: back to shadow mode", agile_goes_back},
            {"agile: traces beside nested mode", agile_traces},
+           {"agile: tables that become zero", agile_clears},
            {"agile: traces that begin", agile_begins_to_trace},
            {"uniform pages, first level", first_level_uniform},
            {"uniform pages, second level", second_level_uniform},

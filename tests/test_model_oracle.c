@@ -290,8 +290,8 @@ static uint64_t random_flags(struct world *w)
 {
     uint64_t random = wl_random(&w->random);
 
-    return PTE_P | (random & 3 ? PTE_RW : 0) | (random & 12 ? PTE_US : 0) |
-           (random & 16 ? PTE_XD : 0);
+    return PTE_P | (random & 3 ? PTE_RW : 0) | (random & 0x1c ? PTE_US : 0) |
+           (random & 0x60 ? 0 : PTE_XD);
 }
 
 static bool gains_only(uint64_t old, uint64_t new)
@@ -366,6 +366,8 @@ static void free_table(struct world *w, unsigned space, uint64_t va,
 {
     uint64_t table = os_read(&w->os, entry) & PTE_ADDR;
 
+    if (space == w->current)
+        access_at(w, EVENT_KERNEL_READ, va);
     if (wl_below(&w->random, 2)) {
         os_store(&w->os, entry, 0);
         os_give_back(&w->os, table);
@@ -378,6 +380,8 @@ static void free_table(struct world *w, unsigned space, uint64_t va,
         flush_pages(w, va);
     else
         flush_space(w, space, va >= SHARED_VA);
+    if (space == w->current)
+        access_at(w, EVENT_KERNEL_READ, va);
     w->done[5]++;
 }
 
@@ -421,10 +425,10 @@ static void manage(struct world *w)
         return;
     }
     entry = old ? (old & PTE_ADDR) + 8ull * pt_index(va, 1) : 0;
-    if (entry && os_read(&w->os, entry))
-        change_page(w, space, va, entry);
-    else
+    if (!entry || !os_read(&w->os, entry))
         map_page(w, space, va, directory);
+    else if (!wl_below(&w->random, 3))
+        change_page(w, space, va, entry);
 }
 
 static void step(struct world *w)
