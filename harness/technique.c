@@ -169,6 +169,9 @@ int run_take_results(const struct guest_results *results, uint64_t khz,
     add_boot(results, record, tick);
     switch (results->state) {
     case GUEST_DONE:
+        if (results->message[0])
+            snprintf(record->message, sizeof record->message, "%s",
+                     results->message);
         return 0;
     case GUEST_UNSUPPORTED:
         return why_set(why, ENOTSUP, "%s", results->message);
