@@ -251,7 +251,8 @@ static void set_control(const struct paging *p, const struct paging_control *c)
     write_cr4(cr4);
     if (c->pke)
         __asm__ volatile(".byte 0x0f, 0x01, 0xef" /* wrpkru */
-                         ::"a"(c->pkru), "c"(0), "d"(0)
+                         ::"a"(c->pkru),
+                         "c"(0), "d"(0)
                          : "memory");
 }
 
@@ -578,7 +579,8 @@ static void run_batch(struct paging *p, uint64_t number, unsigned count)
 
     paging_plan_control(&p->plan, number, &b->control);
     for (unsigned i = 0; i < count; i++) {
-        paging_plan_case(&p->plan, number, i, &b->cases[slot_of(i)]);
+        paging_plan_case(&p->plan, number, &b->control, i,
+                         &b->cases[slot_of(i)]);
         build_case(p, slot_of(i));
     }
     set_control(p, &b->control);
@@ -589,6 +591,26 @@ static void run_batch(struct paging *p, uint64_t number, unsigned count)
     reset_control(p);
     for (unsigned i = 0; i < count; i++)
         judge(p, slot_of(i));
+}
+
+static char *put_missing(char *at, const struct paging_features *f)
+{
+    const struct {
+        bool there;
+        const char *name;
+    } features[] = {{f->smep, " SMEP"},
+                    {f->smap, " SMAP"},
+                    {f->pku, " PKU"},
+                    {f->pages_1g, " 1G pages"}};
+    bool any = false;
+
+    for (unsigned i = 0; i < 4; i++) {
+        if (features[i].there)
+            continue;
+        at = put(put(at, any ? "," : "; this CPU has no"), features[i].name);
+        any = true;
+    }
+    return at;
 }
 
 /* The verdict becomes the run's message. */
@@ -618,6 +640,7 @@ static void report(struct kernel *k, const struct paging *p)
         if (p->exempt[e])
             at = put(put(put_number(put(at, ", "), p->exempt[e]), " "),
                      exemptions[e].name);
+    put_missing(at, &p->plan.features);
     for (unsigned i = 0; i < GUEST_MESSAGE_MAX - 1 && text[i]; i++)
         k->results->message[i] = text[i];
 }

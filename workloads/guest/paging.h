@@ -64,9 +64,10 @@ void paging_plan_init(struct paging_plan *plan,
 uint64_t paging_plan_batches(const struct paging_plan *plan);
 void paging_plan_control(const struct paging_plan *plan, uint64_t batch,
                          struct paging_control *control);
-/* Case `index` of the batch, 0 .. PAGING_BATCH - 1. */
+/* Case `index` of the batch, 0 .. PAGING_BATCH - 1, for the batch's state. */
 void paging_plan_case(const struct paging_plan *plan, uint64_t batch,
-                      unsigned index, struct paging_case *c);
+                      const struct paging_control *control, unsigned index,
+                      struct paging_case *c);
 
 /* What came of an access, and how trap() gets back to who waits for it. */
 struct paging_trap {

@@ -48,9 +48,9 @@ static uint64_t reserved_bit(const struct paging_features *f, unsigned leaf,
                              uint64_t chance)
 {
     uint64_t high = PTE_ADDR & ~((1ull << f->physical_bits) - 1);
-    uint64_t low = leaf > 1 ? ((1ull << pt_shift(leaf)) - 1) & PTE_ADDR &
-                                  ~PTE_PAT_LARGE
-                            : 0;
+    uint64_t low =
+        leaf > 1 ? ((1ull << pt_shift(leaf)) - 1) & PTE_ADDR & ~PTE_PAT_LARGE
+                 : 0;
     uint64_t bits = !low || (high && chance >> 63) ? high : low;
     unsigned count = bits_in(bits);
 
@@ -84,7 +84,7 @@ static void start(struct paging_case *c, unsigned leaf, uint64_t n)
 
 /* Bit 7 and the bit that stands for a reserved one, in a number's digits. */
 #define RESERVED PTE_SW0
-#define LEAF_BITS                                                         \
+#define LEAF_BITS \
     (PTE_P | PTE_RW | PTE_US | PTE_A | PTE_D | PTE_G | PTE_XD | RESERVED)
 
 /* Every bit of a leaf. */
@@ -97,7 +97,8 @@ static uint64_t leaf_count(const struct paging_features *f, unsigned level)
 static void leaf_make(const struct paging_features *f, unsigned level,
                       uint64_t n, struct paging_case *c)
 {
-    uint64_t bits, chance = wl_mix(n), pat = level > 1 ? PTE_PAT_LARGE : PTE_PAT;
+    uint64_t bits, chance = wl_mix(n),
+                   pat = level > 1 ? PTE_PAT_LARGE : PTE_PAT;
 
     start(c, level, n);
     bits = deposit(&n, LEAF_BITS);
@@ -207,8 +208,16 @@ static const struct family families[] = {
 };
 #define FAMILIES (sizeof families / sizeof families[0])
 
-static void make_systematic(const struct paging_features *f, uint64_t n,
-                            struct paging_case *c)
+/* Without NXE any XD is a reserved bit. The families of one entry show that;
+ * elsewhere it would only hide what the other bits do. */
+static void clear_xd(struct paging_case *c)
+{
+    for (unsigned level = 1; level <= PAGING_LEVELS; level++)
+        c->flags[level] &= ~PTE_XD;
+}
+
+static void make_systematic(const struct paging_features *f, bool nxe,
+                            uint64_t n, struct paging_case *c)
 {
     uint64_t access = digit(&n, ACCESSES);
 
@@ -219,6 +228,8 @@ static void make_systematic(const struct paging_features *f, uint64_t n,
 
         if (n < count) {
             families[i].make(f, families[i].level, n, c);
+            if (!nxe && families[i].make == rights_make)
+                clear_xd(c);
             return;
         }
         n -= count;
@@ -258,13 +269,13 @@ static uint64_t random_flags(const struct paging_features *f, unsigned level,
     if (level > 1 && flags & PTE_PS)
         flags |= sometimes(rng, PTE_PAT_LARGE, 32);
     if (sometimes(rng, PTE_P, 3))
-        flags |= reserved_bit(
-            f, flags & PTE_PS && level < 4 ? level : 1, wl_random(rng));
+        flags |= reserved_bit(f, flags & PTE_PS && level < 4 ? level : 1,
+                              wl_random(rng));
     return flags;
 }
 
-static void make_random(const struct paging_features *f, uint64_t *rng,
-                        struct paging_case *c)
+static void make_random(const struct paging_features *f, bool nxe,
+                        uint64_t *rng, struct paging_case *c)
 {
     uint64_t access = wl_below(rng, ACCESSES);
 
@@ -272,6 +283,8 @@ static void make_random(const struct paging_features *f, uint64_t *rng,
     c->user = access & 1;
     for (unsigned level = 1; level <= PAGING_LEVELS; level++)
         c->flags[level] = random_flags(f, level, rng);
+    if (!nxe && sometimes(rng, 1, 56))
+        clear_xd(c);
 }
 
 /* ---- The plan ---------------------------------------------------------- */
@@ -299,7 +312,8 @@ void paging_plan_init(struct paging_plan *plan,
     plan->stride = plan->items * 618 / 1000;
     while (common_divisor(plan->stride, plan->items) > 1)
         plan->stride++;
-    plan->controls = 4u << (features->smep + 2 * features->smap + features->pku);
+    plan->controls =
+        4u << (features->smep + 2 * features->smap + features->pku);
 }
 
 /* Batches of systematic cases, all states together. */
@@ -348,16 +362,17 @@ void paging_plan_control(const struct paging_plan *plan, uint64_t batch,
 }
 
 void paging_plan_case(const struct paging_plan *plan, uint64_t batch,
-                      unsigned index, struct paging_case *c)
+                      const struct paging_control *control, unsigned index,
+                      struct paging_case *c)
 {
     int64_t place = systematic(plan, batch);
     uint64_t rng = random_state(plan, batch, index), n;
 
     if (place < 0) {
-        make_random(&plan->features, &rng, c);
+        make_random(&plan->features, control->nxe, &rng, c);
         return;
     }
     n = (uint64_t)place / plan->controls * PAGING_BATCH + index;
-    make_systematic(&plan->features, n % plan->items * plan->stride % plan->items,
-                    c);
+    n = n % plan->items * plan->stride % plan->items;
+    make_systematic(&plan->features, control->nxe, n, c);
 }
