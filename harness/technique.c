@@ -110,19 +110,18 @@ uint64_t run_ram_bytes(const struct run_spec *spec)
     return round_up(bytes, spec->host_page == HOST_1G ? PAGE_1G : PAGE_2M);
 }
 
-/* Who performs the page walks, which matters to a test of them. */
+/* On whom the outcome of an access depends, for the test of that. */
 static uint32_t walker_flags(const struct run_spec *spec)
 {
     bool lab = spec->platform == PLATFORM_LAB_SVM;
     struct kvm_state state;
 
-    if (spec->technique == TECH_EMULATION ||
-        (lab && spec->technique != TECH_SHADOW))
+    if (spec->technique == TECH_EMULATION)
         return GUEST_WALKED_BY_TCG;
-    if (lab)
-        return 0;
+    if (spec->technique != TECH_SHADOW)
+        return lab ? GUEST_WALKED_BY_TCG : 0;
     kvm_state_read(&kvm_host_linux, &state);
-    return state.flavour == KVM_FLAVOUR_PVM ? GUEST_UNDER_PVM : 0;
+    return state.flavour == KVM_FLAVOUR_PVM ? GUEST_UNDER_PVM : GUEST_SHADOWED;
 }
 
 struct guest_config run_guest_config(const struct run_spec *spec)

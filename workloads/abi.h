@@ -33,7 +33,8 @@ enum guest_flags {
     GUEST_USE_PCID = 1 << 0, /* tag address spaces with PCIDs */
     /* Whose known errors the paging test is to expect: */
     GUEST_WALKED_BY_TCG = 1 << 1, /* QEMU's TCG walks the guest's tables */
-    GUEST_UNDER_PVM = 1 << 2,     /* kvm_pvm */
+    GUEST_SHADOWED = 1 << 2,      /* KVM's shadow page tables, not kvm_pvm's */
+    GUEST_UNDER_PVM = 1 << 3,     /* kvm_pvm */
 };
 
 struct guest_config {

@@ -89,7 +89,7 @@ struct cpu {
      * instruction to go on behind. */
     unsigned expected_trap, expected_length;
     struct paging_trap *paging_trap; /* the paging test waits for one */
-    uint64_t gdt[7];
+    uint64_t gdt[9];
     struct tss tss;
 };
 

@@ -36,6 +36,7 @@ paging_resume:
     .globl paging_read
     .globl paging_write
     .globl paging_fetch
+    .globl paging_segment
     .align 64
 paging_stubs:
 paging_read:
@@ -43,6 +44,10 @@ paging_read:
     divb %cl
 paging_write:
     movl %eax, (%rdi)
+    divb %cl
+paging_segment:
+    movl $7, %edx       /* LDT, RPL 3 */
+    movl %edx, %fs
     divb %cl
 paging_fetch:
     jmp *%rdi

@@ -3,7 +3,8 @@
  * the CPL in its lowest digit, then the bits its family varies; whatever a
  * family does not vary is permissive.
  */
-#include "workloads/guest/paging.h"
+#include "workloads/guest/paging_cases.h"
+
 #include "workloads/measure.h"
 
 #define ACCESSES 6 /* read, write, fetch; each at CPL0 and CPL3 */
@@ -221,6 +222,8 @@ static void make_systematic(const struct paging_features *f, bool nxe,
 {
     uint64_t access = digit(&n, ACCESSES);
 
+    c->implicit = false;
+
     c->access = (enum mmu_access)(access / 2);
     c->user = access & 1;
     for (unsigned i = 0; i < FAMILIES; i++) {
@@ -277,9 +280,10 @@ static uint64_t random_flags(const struct paging_features *f, unsigned level,
 static void make_random(const struct paging_features *f, bool nxe,
                         uint64_t *rng, struct paging_case *c)
 {
-    uint64_t access = wl_below(rng, ACCESSES);
+    uint64_t access = wl_below(rng, ACCESSES + 2);
 
-    c->access = (enum mmu_access)(access / 2);
+    c->implicit = access >= ACCESSES;
+    c->access = c->implicit ? MMU_READ : (enum mmu_access)(access / 2);
     c->user = access & 1;
     for (unsigned level = 1; level <= PAGING_LEVELS; level++)
         c->flags[level] = random_flags(f, level, rng);
