@@ -115,10 +115,11 @@ static int native_run(const struct run_spec *spec,
         return qemu_run(spec, true, record, why);
     }
     if (!workload->run)
-        return why_set(why, ENOTSUP,
-                       "what the guest kernel runs has no form as a process: its "
-                       "native row comes from the lab's bare machine "
-                       "(memvirt lab)");
+        return why_set(
+            why, ENOTSUP,
+            "what the guest kernel runs has no form as a process: its "
+            "native row comes from the lab's bare machine "
+            "(memvirt lab)");
     if (spec->pcid)
         return why_set(why, ENOTSUP,
                        "a process cannot choose its kernel's use of PCIDs");

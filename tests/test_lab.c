@@ -241,7 +241,7 @@ static void paging_agrees(void)
     snprintf(results, sizeof results, "%s/r", folder);
     free(folder);
     if (!have("qemu-system-x86_64", "qemu-system-x86") ||
-        !lab_ok(results, LAB " -- run -t shadow,nested -w paging --ops 100000 "
+        !lab_ok(results, LAB " -- run -t shadow,nested -w paging --ops 1020000 "
                              "--no-counters"))
         return;
     runs = read_csv(results, "runs.csv");

@@ -161,7 +161,8 @@ void trap(struct trap_frame *frame)
 
     if (cpu->paging_trap) {
         paging_trapped(cpu, frame);
-    } else if (frame->vector == VECTOR_WAKE || frame->vector == VECTOR_SHOOTDOWN) {
+    } else if (frame->vector == VECTOR_WAKE ||
+               frame->vector == VECTOR_SHOOTDOWN) {
         smp_answer_shootdown(cpu);
         smp_end_of_interrupt();
     } else if (frame->cs & 3) {
