@@ -10,7 +10,7 @@ Q = $(if $V,,@printf '  %-4s %s\n' '$1' '$@';)
 B ?= $(if $(SAN),build/san,build)
 
 CC = gcc
-PKGS = libtracefs jansson gsl libkmod hwloc libconfig
+PKGS = libtracefs jansson gsl libkmod hwloc libconfig libzstd zlib
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS = $(shell pkg-config --libs $(PKGS) 2>/dev/null) \
            -lpapi -lpfm -lnuma -lcsv
@@ -38,8 +38,9 @@ KERNEL_CFLAGS = $(BASE_CFLAGS) -O2 -ffreestanding -fno-pic -mcmodel=kernel \
 
 WL_SRC     := $(wildcard workloads/*.c workloads/memory/*.c workloads/os/*.c)
 SHIM_SRC   := $(wildcard workloads/linux/*.c)
-HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c vmm/*.c \
-                harness/*.c harness/counters/*.c) $(SHIM_SRC)
+HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c trace/*.c \
+                model/*.c vmm/*.c harness/*.c harness/counters/*.c \
+                workloads/model/*.c) $(SHIM_SRC)
 TEST_SRC   := $(wildcard tests/*.c)
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 BENCH_SRC  := $(wildcard tests/bench/*.c)
@@ -50,6 +51,9 @@ WL_OBJ     := $(call obj,$(WL_SRC))
 HOSTED_OBJ := $(call obj,$(HOSTED_SRC))
 LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ))
 TEST_OBJ   := $(call obj,$(TEST_SRC))
+TRACED_WL_OBJ     := $(WL_OBJ:$B/obj/%=$B/obj/traced/%)
+TRACED_KERNEL_OBJ := $(addprefix $B/obj/traced/workloads/guest/,space.o phys.o)
+TRACED_OBJ        := $B/obj/traced/workloads.o $(TRACED_KERNEL_OBJ)
 FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 
 .PHONY: all run check check-only lint help clean setup bench fuzz install
@@ -58,7 +62,7 @@ FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 
 all: $B/memvirt $B/guest.elf ## Build the command and the guest image
 
-$B/memvirt: $(HOSTED_OBJ) $(WL_OBJ)
+$B/memvirt: $(HOSTED_OBJ) $(WL_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
 
 $(WL_OBJ): $B/obj/%.o: %.c
@@ -68,6 +72,27 @@ $(WL_OBJ): $B/obj/%.o: %.c
 $(HOSTED_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(HOST_CFLAGS) -fpie -pthread -c -o $@ $<
+
+# ---- What the model runs in process ---------------------------------------
+
+# The workloads once more, and the guest kernel's address spaces, with a call
+# before each access (workloads/model/tsan.c). Nothing of them is seen from
+# outside but one renamed table, and the kernel's functions.
+TRACED_FLAGS = -fsanitize=thread --param tsan-instrument-func-entry-exit=0
+
+$(TRACED_WL_OBJ): $B/obj/traced/%.o: %.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(WL_CFLAGS) $(TRACED_FLAGS) -c -o $@ $<
+
+$(TRACED_KERNEL_OBJ): $B/obj/traced/%.o: %.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(WL_CFLAGS) $(TRACED_FLAGS) -mgeneral-regs-only \
+	    -DGUEST_HOSTED -c -o $@ $<
+
+$B/obj/traced/workloads.o: $(TRACED_WL_OBJ)
+	$(call Q,LD)ld -r -o $@ $^
+	@objcopy --redefine-sym wl_user_workloads=wl_traced_workloads $@
+	@objcopy --keep-global-symbol=wl_traced_workloads $@
 
 # ---- The guest image: a user program inside a kernel, one ELF64 -----------
 
@@ -116,17 +141,17 @@ $(TEST_OBJ) $(FUZZ_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(HOST_CFLAGS) -fpie -pthread -c -o $@ $<
 
-$B/memvirt-tests: $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ)
+$B/memvirt-tests: $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS) -lcunit
 
 # libFuzzer needs clang; each target is built from source with its sanitizers.
 FUZZ_LIB_SRC := $(filter-out harness/main.c,$(HOSTED_SRC)) $(WL_SRC)
-$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC)
+$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(TRACED_OBJ)
 	@mkdir -p $(@D)
 	$(call Q,FUZZ)clang -std=gnu17 -g -O1 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -pthread \
 	    -DMEMVIRT_ROOT='"$(MEMVIRT_ROOT)"' -DMEMVIRT_BUILD='"$(MEMVIRT_BUILD)"' \
 	    -DFUZZ_TARGET=fuzz_$* -fsanitize=fuzzer,address,undefined \
-	    -o $@ $(filter %.c,$^) $(PKG_LIBS)
+	    -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
 
 FUZZ_SECONDS ?= 60
 fuzz: $(patsubst tests/fuzz/fuzz_%.c,$B/fuzz/%,$(FUZZ_SRC)) ## Fuzz each target for FUZZ_SECONDS (60)
@@ -136,7 +161,7 @@ fuzz: $(patsubst tests/fuzz/fuzz_%.c,$B/fuzz/%,$(FUZZ_SRC)) ## Fuzz each target 
 	        -artifact_prefix=$B/fuzz/ $B/fuzz/corpus-$$name \
 	        tests/corpus/$$name || exit 1; done
 
-$B/bench/%: tests/bench/%.c $(LIB_OBJ) $(WL_OBJ)
+$B/bench/%: tests/bench/%.c $(LIB_OBJ) $(WL_OBJ) $(TRACED_OBJ)
 	@mkdir -p $(@D)
 	$(call Q,LD)$(CC) $(HOST_CFLAGS) -pie -pthread -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
 

@@ -108,6 +108,17 @@ static unsigned leaf_level(const struct ept_policy *policy,
     return level;
 }
 
+uint64_t ept_policy_page(const struct ept_policy *policy, uint64_t gpa)
+{
+    unsigned level = pt_leaf_level(policy->page_bytes);
+
+    for (; level > 1; level--)
+        if (large_to_be_had(policy, gpa & ~((1ull << pt_shift(level)) - 1),
+                            level))
+            break;
+    return 1ull << pt_shift(level);
+}
+
 static int map_leaf(const struct ept_state *state, struct ept_arena *arena,
                     const struct ept_range *range,
                     const struct ept_policy *policy, unsigned leaf)

@@ -43,6 +43,10 @@ size_t ept_map_frames(unsigned levels, const struct ept_range *range);
 /* Takes an empty top table for state->root. -ENOMEM: the arena is full. */
 int ept_map_root(struct ept_state *state, struct ept_arena *arena);
 
+/* The size of the page that the policy gives an address of memory that is
+ * aligned, in both dimensions, to the policy's pages. */
+uint64_t ept_policy_page(const struct ept_policy *policy, uint64_t gpa);
+
 /*
  * Maps the range under state->root, whose tables all lie in the arena.
  * -EINVAL: not aligned, beyond what levels or physical_bits reach, or a policy

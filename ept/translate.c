@@ -157,10 +157,12 @@ static bool ept_read(const struct ept_state *state,
 static bool ept_descend(const struct ept_state *state,
                         const struct mmu_memory *memory,
                         const struct ept_request *request,
+                        const struct ept_resume *resume,
                         struct ept_translation *t)
 {
-    uint64_t table = state->root, rights = right_bits(state);
-    unsigned level = state->levels + 1;
+    uint64_t table = resume->table;
+    uint64_t rights = resume->rights & right_bits(state);
+    unsigned level = resume->level + 1;
     struct mmu_reference *ref;
 
     do {
@@ -230,7 +232,8 @@ static void ept_leaf(const struct ept_request *request,
 /* Once; -EAGAIN when an entry changed under the walk. */
 static int ept_try(const struct ept_state *state,
                    const struct mmu_memory *memory,
-                   const struct ept_request *request, struct ept_translation *t)
+                   const struct ept_request *request,
+                   const struct ept_resume *resume, struct ept_translation *t)
 {
     const uint64_t needed = needed_rights(state, request);
 
@@ -240,7 +243,7 @@ static int ept_try(const struct ept_state *state,
         violation(state, request, 0, t);
         return 0;
     }
-    if (!ept_descend(state, memory, request, t))
+    if (!ept_descend(state, memory, request, resume, t))
         return t->error;
     if (needed & ~t->rights) {
         violation(state, request, t->reference[t->references - 1].entry, t);
@@ -313,6 +316,7 @@ static void npt_take(const struct ept_request *request,
 static void npt_translate(const struct ept_state *state,
                           const struct mmu_memory *memory,
                           const struct ept_request *request,
+                          const struct ept_resume *resume,
                           struct ept_translation *t)
 {
     const enum mmu_access access =
@@ -327,6 +331,11 @@ static void npt_translate(const struct ept_state *state,
         .va = as_linear(request->gpa, state->levels),
         .access = access,
         .user = true};
+    const struct mmu_resume from = {.level = resume->level,
+                                    .table = resume->table,
+                                    .writable = resume->rights & EPT_W,
+                                    .user = true,
+                                    .executable = resume->rights & EPT_X};
     struct mmu_walk walk;
 
     start(t);
@@ -339,8 +348,23 @@ static void npt_translate(const struct ept_state *state,
                   t);
         return;
     }
-    mmu_walk(&paging, memory, &nested, &walk);
+    mmu_walk_from(&paging, memory, &nested, &from, &walk);
     npt_take(request, &walk, t);
+}
+
+void ept_translate_from(const struct ept_state *state,
+                        const struct mmu_memory *memory,
+                        const struct ept_request *request,
+                        const struct ept_resume *resume,
+                        struct ept_translation *translation)
+{
+    if (state->format == EPT_FORMAT_NPT) {
+        npt_translate(state, memory, request, resume, translation);
+        return;
+    }
+    for (unsigned i = 0; i < MMU_ATTEMPTS_MAX; i++)
+        if (ept_try(state, memory, request, resume, translation) != -EAGAIN)
+            return;
 }
 
 void ept_translate(const struct ept_state *state,
@@ -348,11 +372,9 @@ void ept_translate(const struct ept_state *state,
                    const struct ept_request *request,
                    struct ept_translation *translation)
 {
-    if (state->format == EPT_FORMAT_NPT) {
-        npt_translate(state, memory, request, translation);
-        return;
-    }
-    for (unsigned i = 0; i < MMU_ATTEMPTS_MAX; i++)
-        if (ept_try(state, memory, request, translation) != -EAGAIN)
-            return;
+    const struct ept_resume root = {.level = state->levels,
+                                    .table = state->root,
+                                    .rights = EPT_RWX | EPT_XU};
+
+    ept_translate_from(state, memory, request, &root, translation);
 }

@@ -84,6 +84,22 @@ void ept_translate(const struct ept_state *state,
                    const struct ept_request *request,
                    struct ept_translation *translation);
 
+/* As struct mmu_resume: the table a cached entry refers to, and the rights
+ * (EPT_R, _W, _X, _XU) of the path down to it (SDM vol. 3C, 29.4.2). */
+struct ept_resume {
+    unsigned level;
+    uint64_t table;
+    uint64_t rights;
+};
+
+/* The same as ept_translate from `resume` on; gpa is within the levels'
+ * reach. */
+void ept_translate_from(const struct ept_state *state,
+                        const struct mmu_memory *memory,
+                        const struct ept_request *request,
+                        const struct ept_resume *resume,
+                        struct ept_translation *translation);
+
 /* Whether a translation made to read a guest's table entry also allows its
  * accessed and dirty flags to be set; if not, it becomes the violation of
  * that. No entry is read again, as in the CPU. */

@@ -14,7 +14,12 @@ static const struct command {
     {"list", "techniques, workloads and counters", cmd_list},
     {"run", "run workloads under techniques, write a result folder", cmd_run},
     {"lab", "the same in an emulated machine with EPT or NPT", cmd_lab},
+    {"model", "compute translations where nothing can measure them", cmd_model},
+    {"trace", "record a workload's accesses for the model", cmd_trace},
     {"kvm", "show or turn the host's ept/npt switch", cmd_kvm},
+    {"compare", "page faults under shadow paging, measured and modelled",
+     cmd_compare},
+    {"published", "figures of the literature and the model's", cmd_published},
     {"figures", "draw the figures of a result folder again", cmd_figures},
     {"one-run", NULL, cmd_one_run}, /* not for people: see child.h */
 };

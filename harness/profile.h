@@ -8,8 +8,7 @@
 
 #include <stddef.h>
 
-#define PROFILE_FOLDER    MEMVIRT_ROOT "/mmu/profiles"
-#define PROFILE_BYTES_MAX 65536
+#define PROFILE_FOLDER MEMVIRT_ROOT "/mmu/profiles"
 
 /*
  * Reads a profile by name ("zen4", from PROFILE_FOLDER) or, when there is a

@@ -43,6 +43,15 @@ const volatile sig_atomic_t *run_set_stop(void)
     return stop_flag();
 }
 
+const volatile sig_atomic_t *run_set_catch(void)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    return stop_flag();
+}
+
 static int write_environment(const char *folder, struct why *why)
 {
     char *path;
@@ -57,13 +66,11 @@ static int write_environment(const char *folder, struct why *why)
 
 int run_set_open(struct results **results, const char *folder, struct why *why)
 {
-    struct sigaction action = {.sa_handler = on_signal};
     int err = results_create(results, folder, why);
 
     if (err)
         return err;
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    run_set_catch();
     err = write_environment(folder, why);
     if (err)
         results_close(*results, NULL);

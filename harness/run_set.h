@@ -13,11 +13,14 @@
 const char *run_set_folder(const char *asked, const char *suffix, char *text,
                            size_t bytes);
 
-/* results_create, and environment.json in it. From here on SIGINT and SIGTERM
- * only set run_set_stop(). */
+/* results_create, and environment.json in it. Then catches signals. */
 int run_set_open(struct results **results, const char *folder, struct why *why);
 
-/* The signal that came, or 0. */
+/* From here on SIGINT and SIGTERM only set what this returns: the signal, or
+ * 0. */
+const volatile sig_atomic_t *run_set_catch(void);
+
+/* The same, without catching anything yet. */
 const volatile sig_atomic_t *run_set_stop(void);
 
 /* The table on standard output, the figures unless told not to, and where all

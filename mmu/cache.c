@@ -242,19 +242,12 @@ static void put(struct cache *cache, uint32_t slot,
         cache->tags[slot] = entry->tag;
 }
 
-bool cache_insert(struct cache *cache, uint64_t index,
-                  const struct cache_entry *entry, struct cache_entry *evicted)
+bool cache_fill(struct cache *cache, uint64_t index,
+                const struct cache_entry *entry, struct cache_entry *evicted)
 {
-    uint32_t slot =
-        cache_lookup(cache, index, entry->key, entry->tag, entry->tag);
-    bool full;
+    uint32_t slot = victim(cache, cache_set(cache, index));
+    bool full = cache->keys[slot] != 0;
 
-    if (slot != CACHE_MISS) {
-        put(cache, slot, entry);
-        return false;
-    }
-    slot = victim(cache, cache_set(cache, index));
-    full = cache->keys[slot] != 0;
     if (full && evicted)
         get(cache, slot, evicted);
     if (full && !cache->order)
@@ -264,6 +257,18 @@ bool cache_insert(struct cache *cache, uint64_t index,
         hash_in(cache, slot);
     cache->live += !full;
     return full;
+}
+
+bool cache_insert(struct cache *cache, uint64_t index,
+                  const struct cache_entry *entry, struct cache_entry *evicted)
+{
+    uint32_t slot =
+        cache_lookup(cache, index, entry->key, entry->tag, entry->tag);
+
+    if (slot == CACHE_MISS)
+        return cache_fill(cache, index, entry, evicted);
+    put(cache, slot, entry);
+    return false;
 }
 
 /* The order with `way` moved behind the others of a set of `ways`. */

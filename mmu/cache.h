@@ -68,6 +68,11 @@ void cache_clear(struct cache *cache);
 bool cache_insert(struct cache *cache, uint64_t index,
                   const struct cache_entry *entry, struct cache_entry *evicted);
 
+/* The same for an entry that is known not to be there: a lookup has just
+ * missed it. */
+bool cache_fill(struct cache *cache, uint64_t index,
+                const struct cache_entry *entry, struct cache_entry *evicted);
+
 /* Empties one slot. */
 void cache_drop(struct cache *cache, uint32_t slot);
 
@@ -92,6 +97,19 @@ static inline uint32_t cache_set(const struct cache *cache, uint64_t index)
     return (uint32_t)(index % cache->sets);
 }
 
+/* A bit for each of `ways` keys that is `key`; unrolled where `ways` is a
+ * constant. */
+static inline uint32_t cache_equal(const uint64_t *keys, uint64_t key,
+                                   uint32_t ways)
+{
+    uint32_t match = 0;
+
+#pragma GCC unroll 16
+    for (uint32_t way = 0; way < ways; way++)
+        match |= (uint32_t)(keys[way] == key) << way;
+    return match;
+}
+
 /* The way of the set at `base` that holds the key under one of the tags, or
  * CACHE_MISS. Keys first, without a branch for each: two entries seldom differ
  * in nothing but their tag. */
@@ -99,15 +117,24 @@ static inline uint32_t cache_match(const struct cache *cache, uint32_t base,
                                    uint64_t key, uint32_t tag, uint32_t other)
 {
     const uint64_t *keys = cache->keys + base;
-    uint32_t match = 0;
+    uint32_t match;
 
-    if (cache->ways == 4) /* first-level TLBs: worth unrolling */
-        match = (uint32_t)(keys[0] == key) | (uint32_t)(keys[1] == key) << 1 |
-                (uint32_t)(keys[2] == key) << 2 |
-                (uint32_t)(keys[3] == key) << 3;
-    else
-        for (uint32_t way = 0; way < cache->ways; way++)
-            match |= (uint32_t)(keys[way] == key) << way;
+    switch (cache->ways) { /* those that CPUs have */
+    case 4:
+        match = cache_equal(keys, key, 4);
+        break;
+    case 8:
+        match = cache_equal(keys, key, 8);
+        break;
+    case 12:
+        match = cache_equal(keys, key, 12);
+        break;
+    case 16:
+        match = cache_equal(keys, key, 16);
+        break;
+    default:
+        match = cache_equal(keys, key, cache->ways);
+    }
     for (; match; match &= match - 1) {
         uint32_t way = (uint32_t)__builtin_ctz(match);
 

@@ -78,7 +78,7 @@ unsigned dcache_read(struct dcache *dcache, uint64_t pa, unsigned *level)
                                        0) == CACHE_MISS)
         at++;
     for (unsigned i = 0; i < at; i++)
-        cache_insert(&dcache->cache[i], line, &entry, NULL);
+        cache_fill(&dcache->cache[i], line, &entry, NULL);
     cycles = at < levels ? dcache->config.level[at].cycles
                          : dcache->config.memory_cycles;
     dcache->reads++;

@@ -129,9 +129,14 @@ static uint64_t piece(uint64_t value, uint64_t va, unsigned page, unsigned size)
     return (value & ~(PTE_ADDR & page_mask)) | (va & page_mask & ~piece_mask);
 }
 
+typedef bool insertion(struct cache *cache, uint64_t index,
+                       const struct cache_entry *entry,
+                       struct cache_entry *evicted);
+
 /* One level's share of an insertion. */
-static void insert_level(struct tlb *tlb, unsigned level, uint64_t va,
-                         enum mmu_access access, uint64_t value, uint32_t tag)
+static inline __attribute__((always_inline)) void insert_level(
+    struct tlb *tlb, unsigned level, uint64_t va, enum mmu_access access,
+    uint64_t value, uint32_t tag, insertion *insert)
 {
     const struct tlb_route *routes = tlb->route[level - 1][access];
     unsigned page = tlb_page_class(value), at;
@@ -147,8 +152,7 @@ static void insert_level(struct tlb *tlb, unsigned level, uint64_t va,
     at = tlb_place(tlb, &routes[size], tlb_page_number(va, size));
     before = tlb->cache[at].live;
     tlb->counts[at].misses[page]++;
-    if (cache_insert(&tlb->cache[at], tlb_page_number(va, size), &entry,
-                     &evicted)) {
+    if (insert(&tlb->cache[at], tlb_page_number(va, size), &entry, &evicted)) {
         tlb->counts[at].evictions++;
         tlb->live[at][size_of_key(evicted.key)]--;
         tlb->live[at][size]++;
@@ -170,20 +174,34 @@ bool tlb_lookup_second(struct tlb *tlb, uint64_t va, enum mmu_access access,
     /* A page is contiguous, so that a piece of it says where all of it is. */
     value = hit->value;
     insert_level(tlb, 1, va, access, value,
-                 value & VALUE_GLOBAL ? tlb->tag_global : tlb->tag);
+                 value & VALUE_GLOBAL ? tlb->tag_global : tlb->tag,
+                 cache_insert);
     return true;
 }
 
-void tlb_insert(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
-                enum mmu_access access, uint64_t value, bool global)
+static inline __attribute__((always_inline)) void insert_both(
+    struct tlb *tlb, uint64_t va, uint64_t page_bytes, enum mmu_access access,
+    uint64_t value, bool global, insertion *insert)
 {
     uint64_t page = pt_leaf_level(page_bytes) - 1;
     uint32_t tag = global ? tlb->tag_global : tlb->tag;
 
     value &= ~(VALUE_CLASS | VALUE_GLOBAL);
     value |= page << TLB_PIECE_SHIFT | (global ? VALUE_GLOBAL : 0);
-    insert_level(tlb, 1, va, access, value, tag);
-    insert_level(tlb, 2, va, access, value, tag);
+    insert_level(tlb, 1, va, access, value, tag, insert);
+    insert_level(tlb, 2, va, access, value, tag, insert);
+}
+
+void tlb_insert(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
+                enum mmu_access access, uint64_t value, bool global)
+{
+    insert_both(tlb, va, page_bytes, access, value, global, cache_insert);
+}
+
+void tlb_fill(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
+              enum mmu_access access, uint64_t value, bool global)
+{
+    insert_both(tlb, va, page_bytes, access, value, global, cache_fill);
 }
 
 void tlb_set_bits(struct tlb *tlb, uint64_t va, uint64_t bits)

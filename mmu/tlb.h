@@ -96,6 +96,11 @@ bool tlb_lookup_second(struct tlb *tlb, uint64_t va, enum mmu_access access,
 void tlb_insert(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
                 enum mmu_access access, uint64_t value, bool global);
 
+/* The same for a translation that a lookup for the access has just missed in
+ * both levels. */
+void tlb_fill(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
+              enum mmu_access access, uint64_t value, bool global);
+
 /* Replaces the bits given of every copy of the entry that translates `va`
  * now: the dirty bit, after the walk that sets it. */
 void tlb_set_bits(struct tlb *tlb, uint64_t va, uint64_t bits);

@@ -10,6 +10,7 @@ struct context {
     const struct mmu_state *state;
     const struct mmu_memory *memory;
     const struct mmu_request *request;
+    const struct mmu_resume *resume;
     struct mmu_walk *walk;
 };
 
@@ -106,12 +107,13 @@ static void take_leaf(struct mmu_walk *walk, unsigned level, uint64_t entry)
     walk->key = (entry & PTE_KEY) >> PTE_KEY_SHIFT;
 }
 
-/* From the root to the entry that maps the page. False when there is none. */
+/* From where the walk begins to the entry that maps the page. False when there
+ * is none. */
 static bool descend(const struct context *c)
 {
     uint64_t va = c->request->va;
-    uint64_t entry = c->state->cr3;
-    unsigned level = c->state->levels + 1;
+    uint64_t entry = c->resume->table;
+    unsigned level = c->resume->level + 1;
 
     do {
         level--;
@@ -196,11 +198,13 @@ static int mark(const struct context *c)
 }
 
 /* By hand: the compiler may turn a whole struct's into a call of memset. */
-static void start(struct mmu_walk *walk)
+static void start(struct mmu_walk *walk, const struct mmu_resume *resume)
 {
     walk->pa = 0;
     walk->page_bytes = 0;
-    walk->writable = walk->user = walk->executable = true;
+    walk->writable = resume->writable;
+    walk->user = resume->user;
+    walk->executable = resume->executable;
     walk->global = walk->dirty = false;
     walk->key = 0;
     walk->references = 0;
@@ -213,7 +217,7 @@ static bool attempt(const struct context *c)
     uint64_t offset, frame;
     int rc;
 
-    start(walk);
+    start(walk, c->resume);
     if (!descend(c) || !allowed(c))
         return true;
     rc = mark(c);
@@ -228,16 +232,30 @@ static bool attempt(const struct context *c)
     return true;
 }
 
-void mmu_walk(const struct mmu_state *state, const struct mmu_memory *memory,
-              const struct mmu_request *request, struct mmu_walk *walk)
+void mmu_walk_from(const struct mmu_state *state,
+                   const struct mmu_memory *memory,
+                   const struct mmu_request *request,
+                   const struct mmu_resume *resume, struct mmu_walk *walk)
 {
-    const struct context c = {state, memory, request, walk};
+    const struct context c = {state, memory, request, resume, walk};
 
     if (!canonical(request->va, state->levels)) {
-        start(walk);
+        start(walk, resume);
         finish(walk, MMU_NOT_CANONICAL, 0);
         return;
     }
     for (unsigned i = 0; i < MMU_ATTEMPTS_MAX && !attempt(&c); i++)
         ;
+}
+
+void mmu_walk(const struct mmu_state *state, const struct mmu_memory *memory,
+              const struct mmu_request *request, struct mmu_walk *walk)
+{
+    const struct mmu_resume root = {.level = state->levels,
+                                    .table = state->cr3,
+                                    .writable = true,
+                                    .user = true,
+                                    .executable = true};
+
+    mmu_walk_from(state, memory, request, &root, walk);
 }

@@ -81,6 +81,15 @@ struct mmu_walk {
     struct mmu_reference reference[MMU_LEVELS_MAX];
 };
 
+/* Where a walk begins that found an upper entry in a paging-structure cache
+ * (SDM vol. 3A, 4.10.3.2): the table that entry refers to, and the rights of
+ * the path down to it. */
+struct mmu_resume {
+    unsigned level; /* of the first entry read */
+    uint64_t table; /* physical address */
+    bool writable, user, executable;
+};
+
 /*
  * Walks once. Accessed and dirty bits are set only when the access is
  * allowed, and then on the whole path, as the SDM's 4.8 says a walk that ends
@@ -91,5 +100,12 @@ struct mmu_walk {
  */
 void mmu_walk(const struct mmu_state *state, const struct mmu_memory *memory,
               const struct mmu_request *request, struct mmu_walk *walk);
+
+/* The same from `resume` on, whose entries above had their accessed bits set
+ * when they were cached. `reference` has what was read. */
+void mmu_walk_from(const struct mmu_state *state,
+                   const struct mmu_memory *memory,
+                   const struct mmu_request *request,
+                   const struct mmu_resume *resume, struct mmu_walk *walk);
 
 #endif

@@ -13,6 +13,7 @@
 #define MODEL_MACHINE_H
 
 #include "base/why.h"
+#include "ept/translate.h"
 #include "mmu/profile.h"
 #include "shadowpt/shadow.h"
 #include "trace/event.h"
@@ -49,9 +50,10 @@ struct machine_config {
     unsigned shadow_roots;            /* 0: the default */
     unsigned shadow_tables;           /* 0: as many as the guest can need */
     unsigned nested_levels;           /* 4 or 5; what has a 2nd dimension */
-    uint64_t host_page_bytes;         /* 4 KiB, 2 MiB or 1 GiB */
-    uint32_t host_large_ppm; /* ept/map.h's fragmentation; 1,000,000: none */
-    bool data_in_caches;     /* the accesses themselves use the data caches */
+    enum ept_format nested_format;
+    uint64_t host_page_bytes; /* 4 KiB, 2 MiB or 1 GiB */
+    uint32_t host_large_ppm;  /* ept/map.h's fragmentation; 1,000,000: none */
+    bool data_in_caches;      /* the accesses themselves use the data caches */
     uint64_t seed;
 };
 

@@ -4,6 +4,7 @@
  * cause.
  */
 #include "harness/profile.h"
+#include "harness/settings.h"
 #include "tests/test.h"
 
 #include <errno.h>
@@ -145,7 +146,7 @@ static void hostile_text(void)
     static const char nul[] = "profile: {\n\0};\n";
     struct mmu_profile profile;
     struct why why = {""};
-    char *large = malloc(PROFILE_BYTES_MAX + 1);
+    char *large = malloc(SETTINGS_BYTES_MAX + 1);
 
     refused("psc: {", "\n@include \"/etc/passwd\"\npsc: {", 8, EINVAL,
             "@include");
@@ -157,14 +158,14 @@ static void hostile_text(void)
     CU_ASSERT_EQUAL(
         profile_parse("x.conf", nul, sizeof nul - 1, &profile, &why), -EINVAL);
     CU_ASSERT_PTR_NOT_NULL(strstr(why.text, "x.conf:2: a NUL"));
-    memset(large, '[', PROFILE_BYTES_MAX + 1);
+    memset(large, '[', SETTINGS_BYTES_MAX + 1);
     CU_ASSERT_EQUAL(
-        profile_parse("x.conf", large, PROFILE_BYTES_MAX + 1, &profile, &why),
+        profile_parse("x.conf", large, SETTINGS_BYTES_MAX + 1, &profile, &why),
         -E2BIG);
     memcpy(large, "a = (", 5);
-    memset(large + 5, '(', PROFILE_BYTES_MAX - 5);
+    memset(large + 5, '(', SETTINGS_BYTES_MAX - 5);
     CU_ASSERT_EQUAL(
-        profile_parse("x.conf", large, PROFILE_BYTES_MAX, &profile, &why),
+        profile_parse("x.conf", large, SETTINGS_BYTES_MAX, &profile, &why),
         -EINVAL);
     CU_ASSERT_EQUAL(profile_parse("x.conf", NULL, 0, &profile, &why), -EINVAL);
     free(large);

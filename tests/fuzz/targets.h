@@ -14,5 +14,10 @@ int fuzz_results(const uint8_t *bytes, size_t count);
 int fuzz_record(const uint8_t *bytes, size_t count);
 int fuzz_csv(const uint8_t *bytes, size_t count);
 int fuzz_profile(const uint8_t *bytes, size_t count);
+int fuzz_trace(const uint8_t *bytes, size_t count);
+int fuzz_block(const uint8_t *bytes, size_t count);
+int fuzz_lackey(const uint8_t *bytes, size_t count);
+int fuzz_champsim(const uint8_t *bytes, size_t count);
+int fuzz_memtrace(const uint8_t *bytes, size_t count);
 
 #endif

@@ -23,6 +23,13 @@
 #include "workloads/guest/layout.h"
 #include "workloads/guest/syscalls.h"
 
+/* The model runs space.c and phys.c in a process of the host. */
+#ifdef GUEST_HOSTED
+#include "workloads/model/insn.h"
+#else
+#include "workloads/guest/insn.h"
+#endif
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -46,7 +53,7 @@ struct vma {
 #define SPACE_EXEC 4u
 
 struct space {
-    uint64_t *root; /* PML4, through the direct map */
+    uint64_t *root; /* PML4 or PML5, through the direct map */
     uint64_t cr3;   /* its physical address, and the PCID */
     bool tagged;    /* its PCID holds no older space's translations */
     struct vma vmas[VMAS_MAX];
@@ -164,10 +171,6 @@ static inline struct cpu *this_cpu(void)
 void phys_init(struct kernel *k);
 uint64_t phys_alloc(struct kernel *k, unsigned level);
 void phys_free(struct kernel *k, uint64_t pa, unsigned level);
-static inline void *phys_to_virt(uint64_t pa)
-{
-    return (void *)(DIRECT_BASE + pa);
-}
 
 /* space.c */
 void space_init_kernel(struct kernel *k);
@@ -237,78 +240,5 @@ void idle_until_interrupt(void);
 void start64(void);
 void kernel_start(unsigned id, uint64_t start_info_pa)
     __attribute__((noreturn));
-
-/* Instructions. */
-static inline void out8(uint16_t port, uint8_t value)
-{
-    __asm__ volatile("outb %0, %1" ::"a"(value), "Nd"(port));
-}
-
-static inline void out32(uint16_t port, uint32_t value)
-{
-    __asm__ volatile("outl %0, %1" ::"a"(value), "Nd"(port) : "memory");
-}
-
-static inline uint64_t read_cr2(void)
-{
-    uint64_t value;
-
-    __asm__ volatile("movq %%cr2, %0" : "=r"(value));
-    return value;
-}
-
-static inline uint64_t read_cr3(void)
-{
-    uint64_t value;
-
-    __asm__ volatile("movq %%cr3, %0" : "=r"(value));
-    return value;
-}
-
-static inline void write_cr3(uint64_t value)
-{
-    __asm__ volatile("movq %0, %%cr3" ::"r"(value) : "memory");
-}
-
-static inline uint64_t read_cr4(void)
-{
-    uint64_t value;
-
-    __asm__ volatile("movq %%cr4, %0" : "=r"(value));
-    return value;
-}
-
-static inline void write_cr4(uint64_t value)
-{
-    __asm__ volatile("movq %0, %%cr4" ::"r"(value) : "memory");
-}
-
-static inline void invlpg(uint64_t va)
-{
-    __asm__ volatile("invlpg (%0)" ::"r"(va) : "memory");
-}
-
-static inline uint64_t rdmsr(uint32_t msr)
-{
-    uint32_t lo, hi;
-
-    __asm__ volatile("rdmsr" : "=a"(lo), "=d"(hi) : "c"(msr));
-    return (uint64_t)hi << 32 | lo;
-}
-
-static inline void wrmsr(uint32_t msr, uint64_t value)
-{
-    __asm__ volatile("wrmsr" ::"c"(msr), "a"((uint32_t)value),
-                     "d"((uint32_t)(value >> 32))
-                     : "memory");
-}
-
-static inline void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
-{
-    __asm__ volatile("cpuid"
-                     : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
-                     : "a"(leaf), "c"(subleaf)
-                     : "memory");
-}
 
 #endif

@@ -39,23 +39,13 @@ void phys_init(struct kernel *k)
     k->references = phys_to_virt(pa);
 }
 
-static void clear(void *page, uint64_t bytes)
-{
-    uint64_t words = bytes / 8;
-
-    __asm__ volatile("rep stosq"
-                     : "+D"(page), "+c"(words)
-                     : "a"(0ull)
-                     : "memory");
-}
-
 uint64_t phys_alloc(struct kernel *k, unsigned level)
 {
     uint64_t bytes = 1ull << pt_shift(level), pa = k->free_list[level];
 
     if (pa) {
         k->free_list[level] = *(uint64_t *)phys_to_virt(pa);
-        clear(phys_to_virt(pa), bytes);
+        frame_clear(phys_to_virt(pa), bytes);
         return pa;
     }
     for (unsigned i = 0; !pa && i < k->arena_count; i++)

@@ -1,5 +1,5 @@
 /*
- * Address spaces: 4-level tables whose upper half is the kernel's and shared.
+ * Address spaces: tables whose upper half is the kernel's and shared.
  * A leaf's frame is counted in kernel.references; a writable page of a range
  * that fork shared is read-only in its entry until somebody writes to it.
  * Page tables stay until their space is destroyed.
@@ -8,7 +8,11 @@
 
 #include <errno.h>
 
-#define TABLE_FLAGS (PTE_P | PTE_RW | PTE_US | PTE_A)
+#define TABLE_FLAGS  (PTE_P | PTE_RW | PTE_US | PTE_A)
+#define KERNEL_TABLE (PTE_P | PTE_RW | PTE_A)
+#define KERNEL_LEAF  (KERNEL_TABLE | PTE_D | PTE_PS)
+
+#define DIRECT_GIGABYTES_MAX 65536
 
 /* Above this many pages one CR3 load replaces the INVLPGs, as in Linux
  * (tlb_single_page_flush_ceiling). */
@@ -16,7 +20,6 @@
 
 /* ---- The kernel's half ------------------------------------------------- */
 
-/* While only the boot tables exist, memory is reached at KERNEL_BASE. */
 static uint64_t *boot_table(struct kernel *k, uint64_t *pa)
 {
     struct arena *arena = &k->arenas[0];
@@ -25,7 +28,7 @@ static uint64_t *boot_table(struct kernel *k, uint64_t *pa)
     arena->next += PAGE_4K;
     if (arena->next > arena->end || arena->next > PAGE_1G)
         kernel_panic("the VM has too little memory to boot");
-    return (uint64_t *)(KERNEL_BASE + *pa);
+    return boot_to_virt(*pa);
 }
 
 static void fill(uint64_t *table, unsigned count, uint64_t pa, unsigned level,
@@ -48,31 +51,53 @@ static bool has_1g_pages(void)
     return r[3] >> 26 & 1;
 }
 
+/* One PDPT of the direct map: gigabytes `first` to `end` of RAM. Without pages
+ * of 1 GiB it shares the page directory of the first one with the image. */
+static void map_direct(struct kernel *k, uint64_t *pdpt, uint64_t first,
+                       uint64_t end, uint64_t first_pd)
+{
+    unsigned count =
+        (unsigned)(end - first < PT_ENTRIES ? end - first : PT_ENTRIES);
+    uint64_t pd = first_pd;
+
+    if (has_1g_pages()) {
+        fill(pdpt, count, first * PAGE_1G, 3, KERNEL_LEAF | PTE_XD);
+        return;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        if (first + i)
+            fill(boot_table(k, &pd), PT_ENTRIES, (first + i) * PAGE_1G, 2,
+                 KERNEL_LEAF | PTE_XD);
+        pdpt[i] = pd | KERNEL_TABLE;
+    }
+}
+
+/* With 5 levels the kernel's half is one PML4 all the same: the upper 128 TiB
+ * of it are where 4 levels have them. */
 void space_init_kernel(struct kernel *k)
 {
-    const uint64_t leaf = PTE_P | PTE_RW | PTE_A | PTE_D | PTE_PS;
-    const uint64_t table = PTE_P | PTE_RW | PTE_A;
     uint64_t gigabytes = (k->ram_end + PAGE_1G - 1) / PAGE_1G;
-    uint64_t root_pa, direct_pa, high_pa, pd_pa;
-    uint64_t *root = boot_table(k, &root_pa);
-    uint64_t *direct = boot_table(k, &direct_pa);
-    uint64_t *high = boot_table(k, &high_pa);
+    uint64_t root_pa, pml4_pa, direct_pa, high_pa, pd_pa;
+    uint64_t *root = boot_table(k, &root_pa), *pml4 = root, *direct, *high;
 
-    if (gigabytes > PT_ENTRIES)
-        kernel_panic("the guest kernel maps 512 GiB at most");
-    root[pt_index(DIRECT_BASE, 4)] = direct_pa | table;
-    root[pt_index(KERNEL_BASE, 4)] = high_pa | table;
-    fill(boot_table(k, &pd_pa), PT_ENTRIES, 0, 2, leaf);
-    high[pt_index(KERNEL_BASE, 3)] = pd_pa | table;
-    if (has_1g_pages()) {
-        fill(direct, (unsigned)gigabytes, 0, 3, leaf | PTE_XD);
-    } else {
-        direct[0] = pd_pa | table;
-        for (unsigned i = 1; i < gigabytes; i++) {
-            fill(boot_table(k, &pd_pa), PT_ENTRIES, i * PAGE_1G, 2,
-                 leaf | PTE_XD);
-            direct[i] = pd_pa | table;
-        }
+    if (gigabytes > DIRECT_GIGABYTES_MAX)
+        kernel_panic("the guest kernel maps 64 TiB at most");
+    if (PAGING_LEVELS == 5) {
+        pml4 = boot_table(k, &pml4_pa);
+        root[pt_index(DIRECT_BASE, 5)] = pml4_pa | KERNEL_TABLE;
+    }
+    direct = boot_table(k, &direct_pa);
+    high = boot_table(k, &high_pa);
+    pml4[pt_index(DIRECT_BASE, 4)] = direct_pa | KERNEL_TABLE;
+    pml4[pt_index(KERNEL_BASE, 4)] = high_pa | KERNEL_TABLE;
+    fill(boot_table(k, &pd_pa), PT_ENTRIES, 0, 2, KERNEL_LEAF);
+    high[pt_index(KERNEL_BASE, 3)] = pd_pa | KERNEL_TABLE;
+    map_direct(k, direct, 0, gigabytes, pd_pa);
+    for (uint64_t first = PT_ENTRIES; first < gigabytes; first += PT_ENTRIES) {
+        direct = boot_table(k, &direct_pa);
+        pml4[pt_index(DIRECT_BASE, 4) + first / PT_ENTRIES] =
+            direct_pa | KERNEL_TABLE;
+        map_direct(k, direct, first, gigabytes, 0);
     }
     write_cr3(root_pa);
     k->kernel_root = phys_to_virt(root_pa);
@@ -92,7 +117,7 @@ static uint64_t *entry_at(struct kernel *k, struct space *space, uint64_t va,
 {
     uint64_t *table = space->root;
 
-    for (unsigned l = 4; l > level; l--) {
+    for (unsigned l = PAGING_LEVELS; l > level; l--) {
         uint64_t *entry = &table[pt_index(va, l)];
 
         if (!*entry && create) {
@@ -128,7 +153,7 @@ static void release(struct kernel *k, uint64_t entry, unsigned level)
 static void destroy_table(struct kernel *k, uint64_t pa, unsigned level)
 {
     uint64_t *table = phys_to_virt(pa);
-    unsigned count = level == 4 ? PT_ENTRIES / 2 : PT_ENTRIES;
+    unsigned count = level == PAGING_LEVELS ? PT_ENTRIES / 2 : PT_ENTRIES;
 
     for (unsigned i = 0; i < count; i++) {
         uint64_t entry = table[i];
@@ -147,7 +172,7 @@ static void destroy_table(struct kernel *k, uint64_t pa, unsigned level)
 static int clone_table(struct kernel *k, uint64_t *to, uint64_t *from,
                        unsigned level)
 {
-    unsigned count = level == 4 ? PT_ENTRIES / 2 : PT_ENTRIES;
+    unsigned count = level == PAGING_LEVELS ? PT_ENTRIES / 2 : PT_ENTRIES;
 
     for (unsigned i = 0; i < count; i++) {
         uint64_t entry = from[i], pa;
@@ -196,7 +221,7 @@ int space_create(struct kernel *k, struct space *space)
 
 void space_destroy(struct kernel *k, struct space *space)
 {
-    destroy_table(k, space->cr3 & PTE_ADDR, 4);
+    destroy_table(k, space->cr3 & PTE_ADDR, PAGING_LEVELS);
     space->root = NULL;
 }
 
@@ -208,7 +233,7 @@ int space_clone(struct kernel *k, struct space *to, struct space *from)
         return err;
     for (unsigned i = 0; i < VMAS_MAX; i++)
         to->vmas[i] = from->vmas[i];
-    err = clone_table(k, to->root, from->root, 4);
+    err = clone_table(k, to->root, from->root, PAGING_LEVELS);
     smp_flush_others(k, 0, UINT64_MAX, PAGE_4K);
     write_cr3(from->cr3);
     if (err)
@@ -502,8 +527,7 @@ int space_protect(struct kernel *k, struct space *space, uint64_t start,
 static int copy_on_write(struct kernel *k, const struct vma *v, uint64_t va,
                          uint64_t *entry, unsigned level)
 {
-    uint64_t old = *entry, bytes = v->page_bytes, words = bytes / 8;
-    void *from = phys_to_virt(old & PTE_ADDR), *to;
+    uint64_t old = *entry, bytes = v->page_bytes;
 
     if (k->references[(old & PTE_ADDR) / PAGE_4K] == 1) {
         *entry = old | PTE_RW | PTE_D;
@@ -512,9 +536,8 @@ static int copy_on_write(struct kernel *k, const struct vma *v, uint64_t va,
 
         if (err)
             return err;
-        to = phys_to_virt(*entry & PTE_ADDR);
-        __asm__ volatile("rep movsq"
-                         : "+D"(to), "+S"(from), "+c"(words)::"memory");
+        frame_copy(phys_to_virt(*entry & PTE_ADDR),
+                   phys_to_virt(old & PTE_ADDR), bytes);
         release(k, old, level);
     }
     va &= ~(bytes - 1);

@@ -1,0 +1,9 @@
+/* DynamoRIO's records, with and without fetches. */
+#include "tests/fuzz/import.h"
+#include "tests/fuzz/targets.h"
+
+int fuzz_memtrace(const uint8_t *bytes, size_t count)
+{
+    fuzz_import("memtrace", bytes, count);
+    return 0;
+}
