@@ -42,7 +42,7 @@ static unsigned signature(uint64_t flags, uint64_t pat)
 static bool others_permissive(const struct paging_case *c, unsigned level,
                               unsigned leaf)
 {
-    for (unsigned l = leaf; l <= PAGING_LEVELS; l++) {
+    for (unsigned l = leaf; l <= CASE_LEVELS; l++) {
         uint64_t flags = c->flags[l] & ~PTE_A;
 
         if (l != level &&
@@ -131,7 +131,7 @@ static void every_right(void)
             unsigned rights = 0;
 
             paging_plan_case(&plan, b, &control, i, &c);
-            for (unsigned l = 1; l <= PAGING_LEVELS; l++) {
+            for (unsigned l = 1; l <= CASE_LEVELS; l++) {
                 rest |= c.flags[l] & ~(PTE_RW | PTE_US | PTE_XD | PTE_A);
                 rest |= ~c.flags[l] & PTE_P ? PTE_G : 0;
                 rights = rights << 3 | (c.flags[l] & (PTE_RW | PTE_US)) |

@@ -71,17 +71,17 @@ struct batch {
     uint64_t va[PT_ENTRIES];
     struct paging_trap traps[PT_ENTRIES];
     /* By level: the tables as built, and as the walker leaves them. */
-    uint64_t built[PAGING_LEVELS + 1][PT_ENTRIES];
-    uint64_t expected[PAGING_LEVELS + 1][PT_ENTRIES];
+    uint64_t built[CASE_LEVELS + 1][PT_ENTRIES];
+    uint64_t expected[CASE_LEVELS + 1][PT_ENTRIES];
 };
 
 struct paging {
     struct paging_plan plan;
     struct cpu *cpu;
     uint64_t cr0, cr4, efer;
-    uint64_t tables[PAGING_LEVELS + 1]; /* physical */
-    uint64_t regions[REGIONS];          /* physical */
-    uint64_t user_stubs;                /* virtual */
+    uint64_t tables[CASE_LEVELS + 1]; /* physical */
+    uint64_t regions[REGIONS];        /* physical */
+    uint64_t user_stubs;              /* virtual */
     struct batch batch;
 
     uint64_t batches, done, faults, wrong[DISAGREEMENTS], exempt[EXEMPTIONS];
@@ -150,19 +150,19 @@ static void fill_page(uint64_t pa, unsigned region)
 /* User code that makes the accesses of CPL 3, at a slot of its own. */
 static void map_user_stubs(struct kernel *k, struct paging *p)
 {
-    uint64_t pa = low_frame(k, 1), *root = low(p->tables[PAGING_LEVELS]);
+    uint64_t pa = low_frame(k, 1), *root = low(p->tables[CASE_LEVELS]);
     unsigned slot = PAGING_SLOT_USER;
     uint64_t entry;
 
     copy(low(pa), paging_stubs, paging_stubs_end);
     entry = pa | PTE_P | PTE_US | PTE_A;
-    for (unsigned level = 1; level < PAGING_LEVELS; level++) {
+    for (unsigned level = 1; level < CASE_LEVELS; level++) {
         pa = low_frame(k, 1);
         ((uint64_t *)low(pa))[0] = entry;
         entry = pa | PTE_P | PTE_RW | PTE_US | PTE_A;
     }
     root[slot] = entry;
-    p->user_stubs = (uint64_t)slot << pt_shift(PAGING_LEVELS);
+    p->user_stubs = (uint64_t)slot << pt_shift(CASE_LEVELS);
 }
 
 static struct paging *set_up(struct cpu *cpu)
@@ -177,14 +177,14 @@ static struct paging *set_up(struct cpu *cpu)
     p->efer = rdmsr(MSR_EFER);
     __asm__ volatile("movq %%cr0, %0" : "=r"(p->cr0));
     paging_plan_init(&p->plan, &features, k->config.seed);
-    for (unsigned level = 1; level <= PAGING_LEVELS; level++)
+    for (unsigned level = 1; level <= CASE_LEVELS; level++)
         p->tables[level] = low_frame(k, 1);
     for (unsigned i = 0; i < REGIONS; i++) {
         p->regions[i] = low_frame(k, 2);
         fill_page(p->regions[i] + PAGE_CODE, i);
         fill_page(p->regions[i] + PAGE_DATA, i);
     }
-    root = low(p->tables[PAGING_LEVELS]);
+    root = low(p->tables[CASE_LEVELS]);
     root[PAGING_SLOT_KERNEL] = k->kernel_root[PAGING_SLOT_KERNEL];
     map_user_stubs(k, p);
     /* Traps from CPL 3 get a stack that nothing else is on. */
@@ -234,7 +234,7 @@ static void build_case(struct paging *p, unsigned slot)
     uint64_t pa = target(p, slot), va = 0;
     unsigned leaf = leaf_level(c);
 
-    for (unsigned level = PAGING_LEVELS; level; level--) {
+    for (unsigned level = CASE_LEVELS; level; level--) {
         uint64_t entry = c->flags[level];
         uint64_t *table = low(p->tables[level]);
         uint64_t page = 1ull << pt_shift(level);
@@ -357,7 +357,7 @@ void paging_trapped(struct cpu *cpu, struct trap_frame *frame)
 
 static uint64_t *expected_entry(struct paging *p, uint64_t pa)
 {
-    for (unsigned level = 1; level <= PAGING_LEVELS; level++)
+    for (unsigned level = 1; level <= CASE_LEVELS; level++)
         if ((pa & PTE_ADDR) == p->tables[level])
             return &p->batch.expected[level][pa % PAGE_4K / 8];
     return NULL;
@@ -381,7 +381,7 @@ static int set_expected(void *arg, uint64_t pa, uint64_t old, uint64_t bits)
 
 static void expect_no_change(struct batch *b, unsigned slot)
 {
-    for (unsigned level = 1; level <= PAGING_LEVELS; level++)
+    for (unsigned level = 1; level <= CASE_LEVELS; level++)
         b->expected[level][slot] = b->built[level][slot];
 }
 
@@ -398,8 +398,8 @@ static void ask_walker(struct paging *p, unsigned slot, bool g_reserved,
         .implicit = implicit,
     };
     const struct mmu_state state = {
-        .cr3 = p->tables[PAGING_LEVELS],
-        .levels = PAGING_LEVELS,
+        .cr3 = p->tables[CASE_LEVELS],
+        .levels = CASE_LEVELS,
         .physical_bits = f->physical_bits,
         .wp = c->wp,
         .nxe = c->nxe,
@@ -448,7 +448,7 @@ static uint64_t uncertain(const struct mmu_walk *walk, unsigned level)
 static bool entries_agree(const struct paging *p, unsigned slot,
                           const struct mmu_walk *walk)
 {
-    for (unsigned level = 1; level <= PAGING_LEVELS; level++) {
+    for (unsigned level = 1; level <= CASE_LEVELS; level++) {
         const volatile uint64_t *table = low(p->tables[level]);
         uint64_t differ = table[slot] ^ p->batch.expected[level][slot];
 
@@ -539,7 +539,7 @@ static void describe(const struct paging *p, unsigned slot,
     at = put(at, c->user ? " CPL3" : " CPL0");
     at = put_control(at, &p->batch.control);
     at = put(at, ", entries");
-    for (unsigned level = PAGING_LEVELS; level; level--) {
+    for (unsigned level = CASE_LEVELS; level; level--) {
         const volatile uint64_t *table = low(p->tables[level]);
 
         at = put_hex(put(at, " "), c->flags[level]);
@@ -570,7 +570,7 @@ static bool ask_with_error(struct paging *p, unsigned slot, enum exemption e,
     bool manual = e == RESERVED_WITHOUT_P || !expects(p, G_IN_PML4E);
     bool implicit = c->implicit && e != IMPLICIT_AC;
 
-    if ((e == G_IN_PML4E && !(c->flags[PAGING_LEVELS] & PTE_G)) ||
+    if ((e == G_IN_PML4E && !(c->flags[CASE_LEVELS] & PTE_G)) ||
         (e == IMPLICIT_AC && !(c->implicit && !c->user)) ||
         (e == SLOT_256 && !(slot == PT_ENTRIES / 2 && c->user)))
         return false;
@@ -635,7 +635,7 @@ static void run_batch(struct paging *p, uint64_t number, unsigned count)
         build_case(p, slot_of(i));
     }
     set_control(p, &b->control);
-    write_cr3(p->tables[PAGING_LEVELS]);
+    write_cr3(p->tables[CASE_LEVELS]);
     for (unsigned i = 0; i < count; i++)
         perform(p, slot_of(i));
     write_cr3(kernel_root);

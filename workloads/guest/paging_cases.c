@@ -77,7 +77,7 @@ static void start(struct paging_case *c, unsigned leaf, uint64_t n)
 {
     uint64_t chance = wl_mix(n);
 
-    for (unsigned level = 1; level <= PAGING_LEVELS; level++)
+    for (unsigned level = 1; level <= CASE_LEVELS; level++)
         c->flags[level] = permissive | (chance >> level & 1 ? PTE_A : 0);
     if (leaf > 1)
         c->flags[leaf] |= PTE_PS;
@@ -137,7 +137,7 @@ static void table_make(const struct paging_features *f, unsigned level,
 static uint64_t rights_count(const struct paging_features *f, unsigned level)
 {
     (void)f;
-    return 1ull << 3 * (PAGING_LEVELS + 1 - level);
+    return 1ull << 3 * (CASE_LEVELS + 1 - level);
 }
 
 static void rights_make(const struct paging_features *f, unsigned level,
@@ -145,7 +145,7 @@ static void rights_make(const struct paging_features *f, unsigned level,
 {
     (void)f;
     start(c, level, n);
-    for (unsigned l = level; l <= PAGING_LEVELS; l++) {
+    for (unsigned l = level; l <= CASE_LEVELS; l++) {
         c->flags[l] &= ~(PTE_RW | PTE_US);
         c->flags[l] |= deposit(&n, PTE_RW | PTE_US | PTE_XD);
     }
@@ -158,7 +158,7 @@ static uint64_t stops_count(const struct paging_features *f, unsigned level)
     uint64_t count = 1;
 
     (void)f;
-    for (unsigned l = level; l <= PAGING_LEVELS; l++)
+    for (unsigned l = level; l <= CASE_LEVELS; l++)
         count *= 3;
     return count;
 }
@@ -169,7 +169,7 @@ static void stops_make(const struct paging_features *f, unsigned level,
     uint64_t chance = wl_mix(n);
 
     start(c, level, n);
-    for (unsigned l = level; l <= PAGING_LEVELS; l++) {
+    for (unsigned l = level; l <= CASE_LEVELS; l++) {
         uint64_t stop = digit(&n, 3);
 
         if (stop == 1)
@@ -183,7 +183,7 @@ static void stops_make(const struct paging_features *f, unsigned level,
 static uint64_t marks_count(const struct paging_features *f, unsigned level)
 {
     (void)f;
-    return 1ull << (PAGING_LEVELS + 3 - level);
+    return 1ull << (CASE_LEVELS + 3 - level);
 }
 
 static void marks_make(const struct paging_features *f, unsigned level,
@@ -193,7 +193,7 @@ static void marks_make(const struct paging_features *f, unsigned level,
     start(c, level, n);
     c->flags[level] &= ~PTE_RW;
     c->flags[level] |= deposit(&n, PTE_RW | PTE_D);
-    for (unsigned l = level; l <= PAGING_LEVELS; l++)
+    for (unsigned l = level; l <= CASE_LEVELS; l++)
         c->flags[l] = (c->flags[l] & ~PTE_A) | deposit(&n, PTE_A);
 }
 
@@ -213,7 +213,7 @@ static const struct family families[] = {
  * elsewhere it would only hide what the other bits do. */
 static void clear_xd(struct paging_case *c)
 {
-    for (unsigned level = 1; level <= PAGING_LEVELS; level++)
+    for (unsigned level = 1; level <= CASE_LEVELS; level++)
         c->flags[level] &= ~PTE_XD;
 }
 
@@ -285,7 +285,7 @@ static void make_random(const struct paging_features *f, bool nxe,
     c->implicit = access >= ACCESSES;
     c->access = c->implicit ? MMU_READ : (enum mmu_access)(access / 2);
     c->user = access & 1;
-    for (unsigned level = 1; level <= PAGING_LEVELS; level++)
+    for (unsigned level = 1; level <= CASE_LEVELS; level++)
         c->flags[level] = random_flags(f, level, rng);
     if (!nxe && sometimes(rng, 1, 56))
         clear_xd(c);

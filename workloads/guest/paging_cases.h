@@ -11,7 +11,7 @@
 
 #include "mmu/walk.h"
 
-#define PAGING_LEVELS 4
+#define CASE_LEVELS 4
 
 /* Entries of a table that no case owns: the accessing user code's, and the
  * kernel's. */
@@ -35,7 +35,7 @@ struct paging_control {
 struct paging_case {
     /* By level, 1 to 4: the entry but for the address of the next table or of
      * the page; reserved bits of the address included. */
-    uint64_t flags[PAGING_LEVELS + 1];
+    uint64_t flags[CASE_LEVELS + 1];
     enum mmu_access access;
     bool user;
     bool implicit; /* reads a descriptor, of a segment that code loads */
