@@ -12,5 +12,6 @@ int cmd_list(int argc, char **argv);
 int cmd_model(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
+int cmd_walk(int argc, char **argv);
 
 #endif
