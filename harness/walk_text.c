@@ -98,7 +98,7 @@ static void print_row(FILE *to, const struct walk_question *q,
     char target[40] = "";
 
     walk_decode_entry(q, row, &e);
-    if (e.present)
+    if (e.target)
         snprintf(target, sizeof target, "%s 0x%09llx",
                  e.leaf ? "page " : "table", (ull)e.target);
     fprintf(to, "%4u  %-*s %3u  0x%09llx  0x%016llx  %-17s  ", number,
@@ -261,7 +261,8 @@ static void print_end(FILE *to, const struct walk_question *q,
     char text[640];
 
     walk_decode_end(q, pass, text, sizeof text);
-    fputc('\n', to);
+    if (pass->rows)
+        fputc('\n', to);
     print_wrapped(to, text);
     if (pass->end == WALK_PAGE_FAULT || pass->end == WALK_TRUE_FAULT)
         print_bits(to, "error code", flags,
@@ -329,17 +330,18 @@ static void print_replays(FILE *to, const struct walk_question *q,
 {
     if (!answer->replays)
         return;
-    fprintf(to, "\nThe same access made again, with what %s caches:\n",
-            q->profile ? q->profile->name : "no CPU");
+    fprintf(to,
+            "\nThe same access made again, with what %s caches:\n"
+            "  %-42s        references  saved\n",
+            q->profile ? q->profile->name : "no CPU", "");
     for (unsigned i = 0; i < answer->replays; i++) {
         const struct walk_replay *r = &answer->replay[i];
-        const unsigned cold = answer->replay[0].references;
 
-        fprintf(to, "  %-42s  %-4s  %2u reference%s", r->caches,
-                r->which > WALK_CACHES_EMPTY ? "warm" : "", r->references,
-                r->references == 1 ? " " : "s");
-        if (r->references < cold)
-            fprintf(to, ", saves %2u", cold - r->references);
+        fprintf(to, "  %-42s  %-4s  %10u", r->caches,
+                r->which > WALK_CACHES_EMPTY ? "warm" : "", r->references);
+        if (i)
+            fprintf(to, "  %5d",
+                    (int)answer->replay[0].references - (int)r->references);
         fputc('\n', to);
     }
 }
