@@ -105,6 +105,7 @@ struct arguments {
     struct walk_question question;
     struct mmu_profile profile;
     const char *address, *levels, *prot, *host_prot, *end, *cpu;
+    const char *host_page, *format;
     const char *entry[WALK_CHANGES_MAX];
     unsigned entries;
     bool json;
@@ -128,13 +129,14 @@ static int choose(const char *option, const char *text,
                    list);
 }
 
-static int take_page(const char *option, uint64_t *bytes, struct why *why)
+static int take_page(const char *option, const char *text, uint64_t *bytes,
+                     struct why *why)
 {
-    int err = parse_size(optarg, bytes, why);
+    int err = parse_size(text, bytes, why);
 
     if (!err && !pt_leaf_level(*bytes))
         err = why_set(why, EINVAL, "%s: '%.20s' is not 4K, 2M or 1G", option,
-                      optarg);
+                      text);
     return err;
 }
 
@@ -142,16 +144,12 @@ static int take_choice(int option, struct walk_question *q, struct why *why)
 {
     static const char *const techniques[] = {"native", "nested", "shadow",
                                              NULL};
-    static const char *const formats[] = {"ept", "npt", NULL};
     static const char *const accesses[] = {"read", "write", "fetch", NULL};
     int choice = 0, err;
 
     if (option == 't') {
         err = choose("--technique", optarg, techniques, &choice, why);
         q->technique = (enum walk_technique)choice;
-    } else if (option == OPT_FORMAT) {
-        err = choose("--format", optarg, formats, &choice, why);
-        q->nested.format = (enum ept_format)choice;
     } else {
         err = choose("--access", optarg, accesses, &choice, why);
         q->request.access = (enum mmu_access)choice;
@@ -179,6 +177,8 @@ static bool take_text(int option, struct arguments *arguments)
         {OPT_HOST_PROT, &arguments->host_prot},
         {OPT_END, &arguments->end},
         {OPT_CPU, &arguments->cpu},
+        {OPT_HOST_PAGE, &arguments->host_page},
+        {OPT_FORMAT, &arguments->format},
     };
 
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
@@ -204,9 +204,7 @@ static int take_option(int option, struct arguments *arguments, struct why *why)
         q->request.user = option == OPT_USER;
         return 0;
     case OPT_GUEST_PAGE:
-        return take_page("--guest-page", &q->guest_page, why);
-    case OPT_HOST_PAGE:
-        return take_page("--host-page", &q->host_page, why);
+        return take_page("--guest-page", optarg, &q->guest_page, why);
     case OPT_STATE:
         return walk_ask_state(optarg, q, why);
     case OPT_ENTRY:
@@ -268,6 +266,11 @@ static int take_levels(const char *text, struct walk_question *q,
                        "--levels: '%.20s' is none of 4+4, 4+5, 5+4, 5+5 (guest "
                        "+ host), 4 and 5",
                        text);
+    if (both && q->technique != WALK_NESTED)
+        return why_set(why, EINVAL,
+                       "--levels: '%s' has two dimensions; add --technique "
+                       "nested, or write %c",
+                       text, text[0]);
     q->guest.levels = (unsigned)(text[0] - '0');
     q->nested.levels = (unsigned)(last - '0');
     return 0;
@@ -292,15 +295,47 @@ static int take_host_prot(const char *text, struct walk_question *q,
     unsigned mask;
     int err = walk_ask_letters(text, "--host-prot", "rwx", &mask, why);
 
-    if (!err && q->technique == WALK_NATIVE)
+    if (!err && !(mask & 1) && (!q->nested.execute_only || mask != 4))
         err = why_set(why, EINVAL,
-                      "--host-prot: native has no host; add --technique "
-                      "nested or shadow");
-    if (!err && !mask)
-        err = why_set(why, EINVAL,
-                      "--host-prot: for a page that is not there use --end "
-                      "violation");
+                      "--host-prot: what can be used can be read: add r, or "
+                      "use --end violation for a page that is not there");
     q->host_rights = mask; /* the letters are EPT's bits */
+    return err;
+}
+
+static int take_format(const char *text, struct walk_question *q,
+                       struct why *why)
+{
+    static const char *const formats[] = {"ept", "npt", NULL};
+    int choice = 0, err = choose("--format", text, formats, &choice, why);
+
+    if (!err && q->technique != WALK_NESTED)
+        err = why_set(why, EINVAL,
+                      "--format: only nested paging has EPT or NPT; add "
+                      "--technique nested");
+    q->nested.format = (enum ept_format)choice;
+    return err;
+}
+
+/* The host's pages and rights. */
+static int take_host(const struct arguments *arguments, struct walk_question *q,
+                     struct why *why)
+{
+    int err = 0;
+
+    if ((arguments->host_page || arguments->host_prot) &&
+        q->technique == WALK_NATIVE)
+        return why_set(why, EINVAL,
+                       "%s: native has no host below; add --technique nested "
+                       "or shadow",
+                       arguments->host_page ? "--host-page" : "--host-prot");
+    if (arguments->host_page)
+        err =
+            take_page("--host-page", arguments->host_page, &q->host_page, why);
+    if (!err && arguments->host_prot)
+        err = take_host_prot(arguments->host_prot, q, why);
+    if (q->nested.mbec && (q->host_rights & EPT_X))
+        q->host_rights |= EPT_XU;
     return err;
 }
 
@@ -315,10 +350,12 @@ static int complete(struct arguments *arguments, struct why *why)
     q->rights = PTE_RW | (q->request.user ? PTE_US : 0);
     if (!err && arguments->levels)
         err = take_levels(arguments->levels, q, why);
+    if (!err && arguments->format)
+        err = take_format(arguments->format, q, why);
     if (!err && arguments->prot)
         err = take_prot(arguments->prot, q, why);
-    if (!err && arguments->host_prot)
-        err = take_host_prot(arguments->host_prot, q, why);
+    if (!err)
+        err = take_host(arguments, q, why);
     if (!err && arguments->end)
         err = walk_ask_end(arguments->end, q, why);
     for (unsigned i = 0; !err && i < arguments->entries; i++)
@@ -363,7 +400,7 @@ int cmd_walk(int argc, char **argv)
     struct arguments arguments = {0};
     struct walk_answer answer;
     struct why why;
-    int status;
+    int status, err;
 
     walk_question_default(&arguments.question, 0);
     status = parse_arguments(argc, argv, &arguments);
@@ -371,8 +408,9 @@ int cmd_walk(int argc, char **argv)
         return status - 1;
     status = complete(&arguments, &why) ? 2 : 0;
     if (!status)
-        status = load_profile(&arguments, &why) ||
-                 walk_explain(&arguments.question, &answer, &why);
+        status = load_profile(&arguments, &why) ? 1 : 0;
+    if (!status && (err = walk_explain(&arguments.question, &answer, &why)))
+        status = err == -EINVAL ? 2 : 1;
     if (status) {
         fprintf(stderr, "memvirt walk: %s\n", why.text);
         return status;

@@ -355,6 +355,15 @@ static int change_entry(const struct ending *ending, const char *at,
     return walk_ask_entry(change, q, why);
 }
 
+/* The lowest bit that has to repeat the one below does not. */
+static void make_non_canonical(struct walk_question *q)
+{
+    const unsigned bit = pt_shift(q->guest.levels + 1);
+
+    q->request.va &= ~(1ull << bit);
+    q->request.va |= (~q->request.va >> (bit - 1) & 1) << bit;
+}
+
 int walk_ask_end(const char *text, struct walk_question *q, struct why *why)
 {
     const size_t length = strcspn(text, "@");
@@ -373,7 +382,7 @@ int walk_ask_end(const char *text, struct walk_question *q, struct why *why)
         q->guest.pkru = PKRU_AD(1);
         q->rights |= PTE_US; /* keys guard user pages */
     } else if (!strcmp(ending->name, "non-canonical")) {
-        q->request.va ^= 1ull << pt_shift(q->guest.levels + 1);
+        make_non_canonical(q);
     } else if (!strcmp(ending->name, "log-full")) {
         q->pml_full = true;
     }

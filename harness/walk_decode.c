@@ -89,6 +89,8 @@ static void add_reserved(struct walk_entry *e, uint64_t entry, uint64_t mask)
             continue;
         snprintf(name, sizeof name, "RSVD%u", bit);
         add(e, name, "a reserved bit, which must be 0", 1ull << bit);
+        e->reserved = true;
+        e->target = 0;
     }
 }
 
@@ -102,6 +104,12 @@ static void locate(struct walk_entry *e, uint64_t entry, unsigned level)
 static uint64_t beyond(unsigned physical_bits)
 {
     return PTE_ADDR & ~((1ull << physical_bits) - 1);
+}
+
+/* PS where no page of that size is. */
+static uint64_t no_large_page(unsigned level, bool pages_1g)
+{
+    return level > 3 || (level == 3 && !pages_1g) ? PTE_PS : 0;
 }
 
 static uint64_t inside_page(const struct walk_entry *e)
@@ -145,9 +153,10 @@ static void decode_long_mode(const struct walk_question *q,
     static const struct bit last[] = {
         {PTE_XD, "XD", "execute-disable (AMD: NX)"}};
     const uint64_t entry = row->entry;
-    const unsigned bits = row->tables == WALK_NESTED_TABLES
-                              ? q->nested.physical_bits
-                              : q->guest.physical_bits;
+    const bool nested = row->tables == WALK_NESTED_TABLES;
+    const bool nxe = nested                              ? q->nested.nxe
+                     : row->tables == WALK_SHADOW_TABLES ? true
+                                                         : q->guest.nxe;
 
     e->present = entry & PTE_P;
     if (!e->present)
@@ -162,10 +171,15 @@ static void decode_long_mode(const struct walk_question *q,
         ADD_BITS(e, entry, small);
     if (e->leaf)
         decode_key(e, entry);
-    add_reserved(e, entry,
-                 beyond(bits) | (inside_page(e) & ~PTE_PAT_LARGE) |
-                     (row->level > 3 ? PTE_PS : 0));
-    ADD_BITS(e, entry, last);
+    add_reserved(
+        e, entry,
+        beyond(nested ? q->nested.physical_bits : q->guest.physical_bits) |
+            (inside_page(e) & ~PTE_PAT_LARGE) |
+            no_large_page(row->level,
+                          nested ? q->nested.pages_1g : q->guest.pages_1g) |
+            (nxe ? 0 : PTE_XD));
+    if (nxe)
+        ADD_BITS(e, entry, last);
 }
 
 static void decode_type(struct walk_entry *e, uint64_t entry)
@@ -224,7 +238,7 @@ static void decode_ept(const struct walk_question *q,
     add_reserved(e, entry,
                  beyond(q->nested.physical_bits) | inside_page(e) |
                      (e->leaf ? 0 : EPT_TYPE(7) | EPT_IPAT) |
-                     (row->level > 3 ? EPT_PS : 0));
+                     no_large_page(row->level, q->nested.pages_1g));
     ADD_BITS(e, entry, last);
 }
 
@@ -394,22 +408,89 @@ static const char *misconfiguration(const struct walk_question *q,
     return "has a reserved bit set";
 }
 
+/* The first entry of the last translation that lacks the right. */
+static const struct walk_row *nested_without(const struct walk_pass *pass,
+                                             uint64_t bit)
+{
+    const struct walk_row *last = last_row(pass);
+
+    for (unsigned i = 0; i < pass->rows; i++) {
+        const struct walk_row *row = &pass->row[i];
+
+        if (row->tables == WALK_NESTED_TABLES &&
+            row->guest_level == last->guest_level &&
+            (bit == PTE_XD) == !!(row->entry & bit))
+            return row;
+    }
+    return NULL;
+}
+
+/* Under MBEC the linear address's mode picks it (SDM vol. 3C, 29.3.3.2). */
+static uint64_t execute_right(const struct walk_question *q,
+                              const struct walk_pass *pass)
+{
+    return q->nested.mbec && !without(pass, PTE_US) ? EPT_XU : EPT_X;
+}
+
+/* The right that the access needed, as a bit of the format's entries. */
+static const struct walk_row *lacking(const struct walk_question *q,
+                                      const struct walk_pass *pass,
+                                      const char **right)
+{
+    const uint64_t error = pass->exit_info1, access = pass->qualification;
+    const bool npt = pass->end == WALK_NESTED_FAULT;
+    const struct walk_row *row = NULL;
+
+    if (npt ? error & PF_W : access & EPTQ_WRITE) {
+        *right = npt ? "has R/W clear" : "allows no writes";
+        row = nested_without(pass, npt ? PTE_RW : EPT_W);
+    } else if (npt ? error & PF_I : access & EPTQ_FETCH) {
+        *right = npt ? "has XD set" : "allows no fetches";
+        row = nested_without(pass, npt ? PTE_XD : execute_right(q, pass));
+    }
+    if (!row) {
+        *right = npt ? "has U/S clear" : "allows no reads";
+        row = nested_without(pass, npt ? PTE_US : EPT_R);
+    }
+    return row;
+}
+
+/* Of a violation or a nested fault. */
+static void say_denied(const struct walk_question *q,
+                       const struct walk_pass *pass, char *text, size_t bytes)
+{
+    const struct walk_row *row = last_row(pass);
+    const char *right = "is not present";
+    struct walk_entry e;
+
+    if (!row || row->tables != WALK_NESTED_TABLES || row->gpa != pass->gpa) {
+        snprintf(text, bytes, "%u levels do not reach that far",
+                 q->nested.levels);
+        return;
+    }
+    walk_decode_entry(q, row, &e);
+    if (e.present && (pass->exit_info1 & PF_RS))
+        right = "has a reserved bit set";
+    else if (e.present)
+        row = lacking(q, pass, &right);
+    snprintf(text, bytes, "the %s %s", row ? walk_row_name(q, row) : "path",
+             right);
+}
+
 static void say_nested(const struct walk_question *q,
                        const struct walk_pass *pass, char *text, size_t bytes)
 {
     const struct walk_row *row = last_row(pass);
-    const char *name = row ? walk_row_name(q, row) : "entry";
-    struct walk_entry e = {0};
+    const unsigned long long gpa = pass->gpa;
+    char cause[160];
 
-    if (row)
-        walk_decode_entry(q, row, &e);
     switch (pass->end) {
     case WALK_MISCONFIGURATION:
         snprintf(text, bytes,
                  "EPT misconfiguration (exit reason 49) at guest-physical "
                  "%#llx: the %s %s. An exit: the hypervisor made this entry "
                  "so, by mistake or as a mark for a device's page.",
-                 (unsigned long long)pass->gpa, name,
+                 gpa, row ? walk_row_name(q, row) : "entry",
                  row ? misconfiguration(q, row) : "is malformed");
         break;
     case WALK_PML_FULL:
@@ -417,20 +498,17 @@ static void say_nested(const struct walk_question *q,
                  "Page-modification log full (exit reason 62): a flag has to "
                  "be set at guest-physical %#llx, and the log has no room. An "
                  "exit: the hypervisor empties it.",
-                 (unsigned long long)pass->gpa);
+                 gpa);
         break;
     default:
+        say_denied(q, pass, cause, sizeof cause);
         snprintf(text, bytes,
-                 "%s at guest-physical %#llx: %s%s. An exit: the hypervisor "
-                 "maps the page, or gives it the right.",
+                 "%s at guest-physical %#llx: %s. An exit: the hypervisor maps "
+                 "the page or gives the right, and the instruction runs again.",
                  pass->end == WALK_VIOLATION
                      ? "EPT violation (exit reason 48)"
                      : "Nested page fault (VMEXIT_NPF, exit code 400h)",
-                 (unsigned long long)pass->gpa,
-                 e.present ? "the path lacks a right for the access, or "
-                             "reserved bits are set, down to the "
-                           : "not present is the ",
-                 name);
+                 gpa, cause);
     }
 }
 

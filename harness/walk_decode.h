@@ -18,9 +18,9 @@ struct walk_flag {
 
 /* One entry as it was read. */
 struct walk_entry {
-    bool present, leaf;
-    uint64_t target;     /* the table or page it refers to, when present */
-    uint64_t page_bytes; /* of a leaf */
+    bool present, leaf, reserved; /* reserved: a bit is set that may not be */
+    uint64_t target;              /* the table or page it refers to; 0: none */
+    uint64_t page_bytes;          /* of a leaf */
     unsigned flags;
     struct walk_flag flag[WALK_FLAGS_MAX];
 };
@@ -47,7 +47,7 @@ void walk_decode_end(const struct walk_question *question,
 const char *walk_row_name(const struct walk_question *question,
                           const struct walk_row *row);
 
-/* What a replay's caches were, as in "with the TLB warm". */
+/* "native", "nested", "shadow". */
 const char *walk_technique_name(enum walk_technique technique);
 
 #endif

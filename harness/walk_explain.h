@@ -41,8 +41,7 @@ struct walk_question {
     uint64_t guest_page, host_page; /* 4 KiB, 2 MiB or 1 GiB */
     uint64_t rights;                /* of the page: PTE_RW, PTE_US, PTE_XD */
     uint64_t host_rights;           /* EPT_R, _W, _X */
-    bool pml;                       /* EPT: log writes; */
-    bool pml_full;                  /* and the log has no room left */
+    bool pml_full; /* EPT: the page-modification log is on and has no room */
     unsigned changes;
     struct walk_change change[WALK_CHANGES_MAX];
     const struct mmu_profile *profile; /* which caches there are */

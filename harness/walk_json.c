@@ -86,7 +86,7 @@ static json_t *row_json(const struct walk_question *q,
                             json_string(row->guest_level
                                             ? walk_level_name(row->guest_level)
                                             : "access"));
-    if (e.present) {
+    if (e.target) {
         json_object_set_new(o, "refers_to", hex(e.target));
         json_object_set_new(o, "maps_page", json_boolean(e.leaf));
     }

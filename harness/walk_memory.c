@@ -207,9 +207,8 @@ static int build_nested(struct walk_memory *m, struct why *why)
 
     m->arena = (struct ept_arena){&m->arena_frames[0][0], WALK_ARENA_PA,
                                   WALK_ARENA_FRAMES, 0};
-    if (m->question->pml || m->question->pml_full) {
-        m->pml.log = m->pml_log;
-        m->pml.index = m->question->pml_full ? UINT16_MAX : EPT_PML_ENTRIES - 1;
+    if (m->question->pml_full) {
+        m->pml = (struct ept_pml){m->pml_log, UINT16_MAX};
         m->nested.pml = &m->pml;
     }
     err = map_all(m);

@@ -98,7 +98,7 @@ static void print_row(FILE *to, const struct walk_question *q,
     char target[40] = "";
 
     walk_decode_entry(q, row, &e);
-    if (e.present)
+    if (e.target)
         snprintf(target, sizeof target, "%s 0x%09llx",
                  e.leaf ? "page " : "table", (ull)e.target);
     fprintf(to, "%4u  %-*s %3u  0x%09llx  0x%016llx  %-17s  ", number,
@@ -245,45 +245,61 @@ static void print_wrapped(FILE *to, const char *text)
     }
 }
 
-static void print_bits(FILE *to, const char *title,
+static void print_bits(FILE *to, const char *title, uint64_t value,
                        const struct walk_flag *flags, unsigned count)
 {
-    if (count)
-        fprintf(to, "  %s:\n", title);
+    fprintf(to, "  %s %#llx\n", title, (ull)value);
     for (unsigned i = 0; i < count; i++)
         fprintf(to, "    %-11s %s\n", flags[i].name, flags[i].meaning);
+}
+
+static void print_rights(FILE *to, const struct walk_pass *pass)
+{
+    fprintf(to, "  the path allows: read%s%s, by %s; a TLB keeps a %s page\n",
+            pass->writable ? ", write" : "", pass->executable ? ", fetch" : "",
+            pass->user ? "user mode too" : "the supervisor only",
+            size_text(pass->guest_page < pass->host_page ? pass->guest_page
+                                                         : pass->host_page));
+}
+
+/* The number the CPU tells software, bit by bit. */
+static void print_code(FILE *to, const struct walk_pass *pass)
+{
+    struct walk_flag flags[WALK_FLAGS_MAX] = {0};
+    unsigned count;
+
+    switch (pass->end) {
+    case WALK_PAGE_FAULT:
+    case WALK_TRUE_FAULT:
+        count = walk_decode_error(pass->error, flags);
+        print_bits(to, "error code", pass->error, flags, count);
+        break;
+    case WALK_VIOLATION:
+        count = walk_decode_qualification(pass->qualification, flags);
+        print_bits(to, "exit qualification", pass->qualification, flags, count);
+        break;
+    case WALK_NESTED_FAULT:
+        count = walk_decode_error(pass->exit_info1, flags);
+        print_bits(to, "EXITINFO1", pass->exit_info1, flags, count);
+        break;
+    default:
+        break;
+    }
 }
 
 static void print_end(FILE *to, const struct walk_question *q,
                       const struct walk_pass *pass)
 {
-    struct walk_flag flags[WALK_FLAGS_MAX];
     char text[640];
 
     walk_decode_end(q, pass, text, sizeof text);
-    fputc('\n', to);
+    if (pass->rows)
+        fputc('\n', to);
     print_wrapped(to, text);
-    if (pass->end == WALK_PAGE_FAULT || pass->end == WALK_TRUE_FAULT)
-        print_bits(to, "error code", flags,
-                   walk_decode_error(pass->error, flags));
-    else if (pass->end == WALK_VIOLATION) {
-        fprintf(to, "  exit qualification %#llx\n", (ull)pass->qualification);
-        print_bits(to, "its bits", flags,
-                   walk_decode_qualification(pass->qualification, flags));
-    } else if (pass->end == WALK_NESTED_FAULT) {
-        fprintf(to, "  EXITINFO1 %#llx\n", (ull)pass->exit_info1);
-        print_bits(to, "its bits", flags,
-                   walk_decode_error(pass->exit_info1, flags));
-    } else if (pass->end == WALK_TRANSLATED) {
-        fprintf(
-            to,
-            "  the path allows: read%s%s, by %s; a TLB keeps a %s "
-            "page\n",
-            pass->writable ? ", write" : "", pass->executable ? ", fetch" : "",
-            pass->user ? "user mode too" : "the supervisor only",
-            size_text(pass->guest_page < pass->host_page ? pass->guest_page
-                                                         : pass->host_page));
-    }
+    if (pass->end == WALK_TRANSLATED)
+        print_rights(to, pass);
+    else
+        print_code(to, pass);
 }
 
 /* ---- Legend and caches --------------------------------------------------- */
@@ -329,17 +345,18 @@ static void print_replays(FILE *to, const struct walk_question *q,
 {
     if (!answer->replays)
         return;
-    fprintf(to, "\nThe same access made again, with what %s caches:\n",
-            q->profile ? q->profile->name : "no CPU");
+    fprintf(to,
+            "\nThe same access made again, with what %s caches:\n"
+            "  %-42s        references  saved\n",
+            q->profile ? q->profile->name : "no CPU", "");
     for (unsigned i = 0; i < answer->replays; i++) {
         const struct walk_replay *r = &answer->replay[i];
-        const unsigned cold = answer->replay[0].references;
 
-        fprintf(to, "  %-42s  %-4s  %2u reference%s", r->caches,
-                r->which > WALK_CACHES_EMPTY ? "warm" : "", r->references,
-                r->references == 1 ? " " : "s");
-        if (r->references < cold)
-            fprintf(to, ", saves %2u", cold - r->references);
+        fprintf(to, "  %-42s  %-4s  %10u", r->caches,
+                r->which > WALK_CACHES_EMPTY ? "warm" : "", r->references);
+        if (i)
+            fprintf(to, "  %5d",
+                    (int)answer->replay[0].references - (int)r->references);
         fputc('\n', to);
     }
 }
