@@ -111,8 +111,10 @@ static void agile_changed(struct machine *m, uint64_t gpa, uint64_t bytes)
 {
     struct agile_table *t = table_of(m, gpa);
 
-    if (bytes == PAGE_4K && t->nested)
+    if (bytes == PAGE_4K && t->nested) {
         delist(&m->agile, t);
+        flush(m);
+    }
     if (bytes == PAGE_4K)
         t->known = false;
     if (t->known && count_write(m, t) >= m->config.agile_writes &&
@@ -125,7 +127,8 @@ static void agile_changed(struct machine *m, uint64_t gpa, uint64_t bytes)
 }
 
 /* A write that nobody saw. What is nested because of what is above it must
- * stay so when that goes back. */
+ * stay so when that goes back; there may be another way to it in shadow mode,
+ * which ends. */
 static void agile_stored(struct machine *m, uint64_t gpa)
 {
     struct agile_table *t = table_of(m, gpa);
@@ -133,7 +136,11 @@ static void agile_stored(struct machine *m, uint64_t gpa)
     if (!t->known)
         return;
     count_write(m, t);
-    if (!t->nested && (!in_nested_mode(m, gpa) || enlist(m, gpa)))
+    if (t->nested)
+        return;
+    if (in_nested_mode(m, gpa) && !enlist(m, gpa))
+        psc_flush(&m->psc);
+    else
         shadow_guest_write(m->shadowing.shadow, gpa, 8);
 }
 
@@ -291,7 +298,7 @@ static bool grant(struct machine *m, const struct mmu_request *request,
     onedim_result(&p->walk, out);
     out->value &= ~PTE_ADDR;
     out->value |= m->host_base + (p->walk.pa & ~(PAGE_4K - 1));
-    out->page_bytes = PAGE_4K;
+    out->page.within = PAGE_4K;
     out->global = false;
     m->agile.granted = true;
     return true;

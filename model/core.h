@@ -47,7 +47,7 @@ struct counts {
 /* What a walk gave. */
 struct translation {
     uint64_t value; /* as a TLB keeps it: frame, rights, dirty */
-    uint64_t page_bytes;
+    struct tlb_page page;
     uint64_t gpa; /* of the access, by a walk */
     uint64_t pa;  /* of the access in the host, by machine.c */
     bool global;

@@ -61,7 +61,7 @@ static int walk(struct machine *m, uint64_t va, unsigned kind,
     if (result == WALK_FAULT)
         machine_drop(m, va);
     if (result == WALK_OK) {
-        out->pa = (out->value & PTE_ADDR) | (va & (out->page_bytes - 1));
+        out->pa = (out->value & PTE_ADDR) | (va & (out->page.within - 1));
         use_data(m, out->pa);
     }
     return result;
@@ -74,7 +74,7 @@ static int miss(struct machine *m, uint64_t va, unsigned kind,
     int result = walk(m, va, kind, out);
 
     if (result == WALK_OK)
-        tlb_fill(&m->tlb, va, out->page_bytes, access_of(kind), out->value,
+        tlb_fill(&m->tlb, va, &out->page, access_of(kind), out->value,
                  out->global);
     return result;
 }
@@ -89,8 +89,8 @@ static int upgrade(struct machine *m, uint64_t va, unsigned kind,
     m->counts.dirty_walks++;
     if (result != WALK_OK)
         return result;
-    tlb_insert(&m->tlb, va, out->page_bytes, access_of(kind), out->value,
-               out->global);
+    tlb_insert_page(&m->tlb, va, &out->page, access_of(kind), out->value,
+                    out->global);
     if (out->value & PTE_D)
         tlb_set_bits(&m->tlb, va, PTE_D);
     return WALK_OK;

@@ -42,6 +42,15 @@ static struct ept_resume nested_resume(struct machine *m, uint64_t gpa)
     return (struct ept_resume){level - 1, value & PTE_ADDR, EPT_RWX | EPT_XU};
 }
 
+static void fill_tlb(struct machine *m, uint64_t gpa, uint64_t page_bytes)
+{
+    const struct tlb_page page = {page_bytes, page_bytes};
+
+    if (m->nested.has_tlb)
+        tlb_fill(&m->nested.tlb, gpa, &page, MMU_READ,
+                 (m->host_base + gpa) & ~(page_bytes - 1), false);
+}
+
 /* Tables allow everything (ept/map.h), so that rights need no place. */
 static void nested_fill(struct machine *m, uint64_t gpa,
                         const struct ept_translation *t)
@@ -51,9 +60,7 @@ static void nested_fill(struct machine *m, uint64_t gpa,
     for (unsigned i = 0; i + 1 < t->references; i++)
         psc_insert(&n->psc, gpa, t->reference[i].level,
                    t->reference[i].entry & PTE_ADDR);
-    if (n->has_tlb)
-        tlb_fill(&n->tlb, gpa, t->page_bytes, MMU_READ,
-                 t->pa & ~(t->page_bytes - 1), false);
+    fill_tlb(m, gpa, t->page_bytes);
 }
 
 static void count_nested(struct machine *m, const struct ept_request *request,
@@ -108,9 +115,7 @@ static int flat_table(struct machine *m, const struct ept_request *request,
         n->violated = request->gpa;
         return VIOLATED;
     }
-    if (n->has_tlb)
-        tlb_fill(&n->tlb, request->gpa, *page_bytes, MMU_READ,
-                 (m->host_base + request->gpa) & ~(*page_bytes - 1), false);
+    fill_tlb(m, request->gpa, *page_bytes);
     return 0;
 }
 
@@ -198,12 +203,10 @@ static int finish(struct machine *m, const struct mmu_request *request,
     if (nested_translate(m, &access, &page_bytes))
         return VIOLATED;
     onedim_result(walk, out);
-    /* A TLB keeps the smaller of the two pages. */
-    if (page_bytes < out->page_bytes)
-        out->page_bytes = page_bytes;
-    out->value &= ~(PTE_ADDR & (walk->page_bytes - 1));
+    if (page_bytes < out->page.within)
+        out->page.within = page_bytes;
     out->value = (out->value & ~PTE_ADDR) |
-                 ((m->host_base + walk->pa) & ~(out->page_bytes - 1));
+                 ((m->host_base + walk->pa) & ~(out->page.within - 1));
     m->counts.walks++;
     return WALK_OK;
 }

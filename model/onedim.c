@@ -86,7 +86,7 @@ void onedim_result(const struct mmu_walk *walk, struct translation *out)
         .value = (walk->pa & ~(walk->page_bytes - 1)) |
                  (walk->writable ? PTE_RW : 0) | (walk->user ? PTE_US : 0) |
                  (walk->executable ? 0 : PTE_XD) | (walk->dirty ? PTE_D : 0),
-        .page_bytes = walk->page_bytes,
+        .page = {walk->page_bytes, walk->page_bytes},
         .gpa = walk->pa,
         .global = walk->global,
     };

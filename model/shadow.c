@@ -70,6 +70,8 @@ int shadow_table_read(void *arg, uint64_t pa, uint64_t *entry)
     struct machine *m = arg;
     const uint64_t *words = m->shadowing.arena;
 
+    if (pa - m->shadowing.pa >= m->shadowing.arena_bytes)
+        return -EFAULT;
     machine_refer(m, pa);
     *entry = words[(pa - m->shadowing.pa) / sizeof *words];
     return 0;
