@@ -13,5 +13,6 @@ int cmd_model(int argc, char **argv);
 int cmd_published(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
+int cmd_walk(int argc, char **argv);
 
 #endif

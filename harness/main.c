@@ -16,6 +16,7 @@ static const struct command {
     {"lab", "the same in an emulated machine with EPT or NPT", cmd_lab},
     {"model", "compute translations where nothing can measure them", cmd_model},
     {"trace", "record a workload's accesses for the model", cmd_trace},
+    {"walk", "one translation explained, entry by entry", cmd_walk},
     {"kvm", "show or turn the host's ept/npt switch", cmd_kvm},
     {"compare", "page faults under shadow paging, measured and modelled",
      cmd_compare},

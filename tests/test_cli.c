@@ -55,8 +55,8 @@ static void usage_errors(void)
 
 static void help_has_examples(void)
 {
-    static const char *const commands[] = {"run", "lab",    "list",
-                                           "kvm", "doctor", "figures"};
+    static const char *const commands[] = {"run",    "lab",     "list", "kvm",
+                                           "doctor", "figures", "walk"};
 
     for (unsigned i = 0; i < sizeof commands / sizeof commands[0]; i++) {
         char arguments[64];
@@ -65,6 +65,55 @@ static void help_has_examples(void)
         says(0, "Examples:", arguments);
     }
     says(0, "Examples:", "--help");
+}
+
+static void walk_as_typed(void)
+{
+    says(0, "24 references cold", "walk -t nested 0x7f1234567abc");
+    says(0, "5 references cold", "walk --levels 5 139716061985468");
+    says(0, "15 references cold",
+         "walk -t nested --guest-page 2M --host-page 2M");
+    says(0, "hidden page fault", "walk -t shadow");
+    says(0, "\"kind\": \"ept_violation\"",
+         "walk -t nested --end violation --json");
+    says(0, "CR4.SMAP", "walk --kernel --prot rwu");
+    says(0, "not present", "walk --prot none");
+    says(0, "PKRU", "walk --state pke --pkru 0x4 --entry leaf:+key1");
+    says(0, "XU",
+         "walk -t nested --state mbec,advanced --access fetch "
+         "--entry ept-pte:-xu");
+    says(0, "NPT page-walk cache", "walk -t nested --format npt --cpu zen4");
+    says(1, "output can't be written", "walk --json >/dev/full");
+}
+
+static void walk_usage_errors(void)
+{
+    says(2, "is not a number", "walk 7f1234567abc");
+    says(2, "is not a number", "walk -- -1");
+    says(2, "is not a number", "walk ''");
+    says(2, "does not fit 64 bits", "walk 0x11112222333344445");
+    says(2, "one address at a time", "walk 1 2");
+    says(2, "native, nested, shadow", "walk -t vtlb");
+    says(2, "4+4, 4+5, 5+4, 5+5", "walk --levels 3");
+    says(2, "add --technique nested, or write 4", "walk --levels 4+5");
+    says(2, "4K, 2M or 1G", "walk --guest-page 8K");
+    says(2, "native has no host", "walk --host-page 2M");
+    says(2, "add --technique nested", "walk --format npt");
+    says(2, "ept, npt", "walk -t nested --format spt");
+    says(2, "read, write, fetch", "walk --access execute");
+    says(2, "letters rwxu", "walk --prot rwz");
+    says(2, "add r", "walk -t nested --host-prot w");
+    says(2, "is none of wp", "walk --state cet");
+    says(2, "32 bits", "walk --pkru 0x100000000");
+    says(2, "there is no ending", "walk --end badly");
+    says(2, "is of nested paging", "walk --end violation");
+    says(2, "is of no one entry", "walk --end non-canonical@pde");
+    says(2, "NPT has no misconfiguration",
+         "walk -t nested --format npt --end misconfiguration");
+    says(2, "reads no PTE", "walk --guest-page 2M --entry pte:-p");
+    says(2, "at most 16 changes",
+         "walk $(for i in $(seq 17); do echo --entry pte:-p; done)");
+    says(1, "nosuch", "walk --cpu nosuch");
 }
 
 /* ---- Runs that fail are rows ------------------------------------------- */
@@ -313,4 +362,5 @@ TEST_SUITE(cli, {"usage errors", usage_errors},
            {"KVM goes away between runs", kvm_goes_away},
            {"result folders", result_folders},
            {"an interrupt leaves whole rows", interrupted},
-           {"reading commands", reading_commands});
+           {"reading commands", reading_commands}, {"walk", walk_as_typed},
+           {"walk's usage errors", walk_usage_errors});
