@@ -161,8 +161,8 @@ static inline uint32_t cache_match(const struct cache *cache, uint32_t set,
     uint64_t match;
 
     if (!cache->stride) {
-        match = cache->ways == 4
-                    ? cache_equal(cache->keys + base, key, 4)
+        match = cache->ways == CACHE_WAYS_COMPARED
+                    ? cache_equal(cache->keys + base, key, CACHE_WAYS_COMPARED)
                     : cache_equal(cache->keys + base, key, cache->ways);
         for (; match; match &= match - 1) {
             uint32_t way = (uint32_t)__builtin_ctzll(match);
