@@ -97,10 +97,16 @@ $B/obj/traced/workloads.o: $(TRACED_WL_OBJ)
 # ---- The guest image: a user program inside a kernel, one ELF64 -----------
 
 GUEST_KERNEL_OBJ := $(call obj,$(addprefix workloads/guest/,boot.S entry.S \
-                      main.c phys.c space.c trap.c process.c smp.c nano.c))
+                      main.c phys.c space.c trap.c process.c smp.c nano.c \
+                      paging.c paging_cases.c paging_access.S)) \
+                    $B/obj/workloads/guest/mmu_walk.o
 GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S user.c))
 
 $B/obj/workloads/guest/%.o: workloads/guest/%.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+
+$B/obj/workloads/guest/mmu_walk.o: mmu/walk.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
 

@@ -68,6 +68,7 @@ static void list_workloads(void)
     list_class(WL_NANO, "nano: one operation of the CPU or the guest kernel");
     list_class(WL_MMU, "mmu: one operation of the operating system");
     list_class(WL_MEMORY, "memory: user programs");
+    list_class(WL_TEST, "test: checks of the machine, not part of `all`");
 }
 
 static int list_counters(void)

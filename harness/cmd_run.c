@@ -24,7 +24,7 @@ static const char run_help[] =
     "there.\n"
     "\n"
     "  -t, --technique LIST   native, emulation, shadow, nested\n"
-    "  -w, --workload LIST    names, or nano, mmu, memory, all (memvirt list)\n"
+    "  -w, --workload LIST    names, or nano, mmu, memory, all; test\n"
     "      --size LIST        working sets, for example 64K,1M,64M\n"
     "      --guest-page LIST  4K, 2M, 1G\n"
     "      --host-page LIST   4K, thp, 2M, 1G\n"

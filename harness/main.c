@@ -20,6 +20,7 @@ static const struct command {
     {"kvm", "show or turn the host's ept/npt switch", cmd_kvm},
     {"compare", "page faults under shadow paging, measured and modelled",
      cmd_compare},
+    {"published", "figures of the literature and the model's", cmd_published},
     {"figures", "draw the figures of a result folder again", cmd_figures},
     {"one-run", NULL, cmd_one_run}, /* not for people: see child.h */
 };

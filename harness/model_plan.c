@@ -119,7 +119,7 @@ static int add_class(struct axes *axes, int class, struct why *why)
     int err = 0;
 
     for (; !err && *w; w++) {
-        if ((*w)->class == WL_NANO || (class >= 0 && (int)(*w)->class != class))
+        if (!(*w)->run || (class >= 0 && (int)(*w)->class != class))
             continue;
         err = push_workload(axes, (*w)->name, why);
     }

@@ -99,7 +99,7 @@ bool native_is_bare(const struct run_spec *spec,
 {
     if (spec->platform != PLATFORM_LAB_SVM || !workload)
         return false;
-    return workload->class == WL_NANO ||
+    return workload->class == WL_NANO || workload->class == WL_TEST ||
            (workload->class == WL_MMU && spec->vcpus == 1);
 }
 
@@ -114,11 +114,12 @@ static int native_run(const struct run_spec *spec,
                  "the guest image on the bare machine");
         return qemu_run(spec, true, record, why);
     }
-    if (workload->class == WL_NANO)
-        return why_set(why, ENOTSUP,
-                       "a kernel nanobenchmark has no form as a process: its "
-                       "native row comes from the lab's bare machine "
-                       "(memvirt lab)");
+    if (!workload->run)
+        return why_set(
+            why, ENOTSUP,
+            "what the guest kernel runs has no form as a process: its "
+            "native row comes from the lab's bare machine "
+            "(memvirt lab)");
     if (spec->pcid)
         return why_set(why, ENOTSUP,
                        "a process cannot choose its kernel's use of PCIDs");
@@ -130,7 +131,7 @@ static int native_run(const struct run_spec *spec,
 
 static int native_here(const struct workload *workload, struct why *why)
 {
-    if (workload->class != WL_NANO)
+    if (workload->run)
         return 0;
     return why_set(why, ENOTSUP, "the lab's bare machine runs it");
 }

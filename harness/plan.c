@@ -52,7 +52,7 @@ static int add_technique(const char *text, void *arg, struct why *why)
 static int add_class(struct axes *axes, int class, struct why *why)
 {
     for (const struct workload *const *w = workload_catalog(); *w; w++) {
-        if (class >= 0 && (int)(*w)->class != class)
+        if (class >= 0 ? (int)(*w)->class != class : (*w)->class == WL_TEST)
             continue;
         if (axes->workload_count == LIST_MAX)
             return too_many("-w", why);
@@ -63,11 +63,11 @@ static int add_class(struct axes *axes, int class, struct why *why)
 
 static int add_workload(const char *text, void *arg, struct why *why)
 {
-    static const char *const classes[] = {"nano", "mmu", "memory"};
+    static const char *const classes[] = {"nano", "mmu", "memory", "test"};
     const struct workload *workload = workload_find(text);
     struct axes *axes = arg;
 
-    for (int class = 0; class < 3; class ++)
+    for (int class = 0; class < 4; class ++)
         if (!strcmp(text, classes[class]))
             return add_class(axes, class, why);
     if (!strcmp(text, "all"))
@@ -194,7 +194,7 @@ static bool suits(const struct axes *axes, enum platform platform,
         return false;
     /* Bochs cannot boot the image itself. */
     return !(platform == PLATFORM_LAB_VMX && technique == TECH_NATIVE &&
-             workload->class == WL_NANO);
+             !workload->run);
 }
 
 static unsigned choose_platforms(const struct axes *axes,

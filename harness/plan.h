@@ -12,7 +12,7 @@
 /* Lists as the user wrote them; NULL is the default. */
 struct plan_request {
     const char *techniques;  /* names */
-    const char *workloads;   /* names, or nano, mmu, memory, all */
+    const char *workloads;   /* names, or nano, mmu, memory, all, test */
     const char *sizes;       /* working sets */
     const char *guest_pages; /* 4K, 2M, 1G */
     const char *host_pages;  /* 4K, thp, 2M, 1G */

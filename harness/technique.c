@@ -1,5 +1,6 @@
 #include "harness/technique.h"
 
+#include "ept/kvm_switch.h"
 #include "mmu/entry.h"
 #include "workloads/abi.h"
 #include "workloads/catalog.h"
@@ -109,12 +110,26 @@ uint64_t run_ram_bytes(const struct run_spec *spec)
     return round_up(bytes, spec->host_page == HOST_1G ? PAGE_1G : PAGE_2M);
 }
 
+/* On whom the outcome of an access depends, for the test of that. */
+static uint32_t walker_flags(const struct run_spec *spec)
+{
+    bool lab = spec->platform == PLATFORM_LAB_SVM;
+    struct kvm_state state;
+
+    if (spec->technique == TECH_EMULATION)
+        return GUEST_WALKED_BY_TCG;
+    if (spec->technique != TECH_SHADOW)
+        return lab ? GUEST_WALKED_BY_TCG : 0;
+    kvm_state_read(&kvm_host_linux, &state);
+    return state.flavour == KVM_FLAVOUR_PVM ? GUEST_UNDER_PVM : GUEST_SHADOWED;
+}
+
 struct guest_config run_guest_config(const struct run_spec *spec)
 {
     struct guest_config config = {
         .magic = GUEST_CONFIG_MAGIC,
         .version = GUEST_ABI_VERSION,
-        .flags = spec->pcid ? GUEST_USE_PCID : 0,
+        .flags = (spec->pcid ? GUEST_USE_PCID : 0) | walker_flags(spec),
         .working_set_bytes = spec->working_set_bytes,
         .page_bytes = spec->guest_page_bytes,
         .operations = spec->operations,
@@ -169,6 +184,9 @@ int run_take_results(const struct guest_results *results, uint64_t khz,
     add_boot(results, record, tick);
     switch (results->state) {
     case GUEST_DONE:
+        if (results->message[0])
+            snprintf(record->message, sizeof record->message, "%s",
+                     results->message);
         return 0;
     case GUEST_UNSUPPORTED:
         return why_set(why, ENOTSUP, "%s", results->message);

@@ -10,6 +10,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #define CACHE_MISS        UINT32_MAX
 #define CACHE_ENTRIES_MAX (1u << 28)
@@ -102,10 +105,21 @@ static inline uint32_t cache_set(const struct cache *cache, uint64_t index)
 static inline uint32_t cache_equal(const uint64_t *keys, uint64_t key,
                                    uint32_t ways)
 {
-    uint32_t match = 0;
+    uint32_t match = 0, way = 0;
 
-#pragma GCC unroll 16
-    for (uint32_t way = 0; way < ways; way++)
+#ifdef __SSE2__ /* two at a time; both halves of a key have to be equal */
+    const __m128i wanted = _mm_set1_epi64x((long long)key);
+
+#pragma GCC unroll 8
+    for (; way + 2 <= ways; way += 2) {
+        __m128i two = _mm_loadu_si128((const __m128i *)(keys + way));
+        __m128i halves = _mm_cmpeq_epi32(two, wanted);
+        __m128i both = _mm_and_si128(halves, _mm_shuffle_epi32(halves, 0xb1));
+
+        match |= (uint32_t)_mm_movemask_pd(_mm_castsi128_pd(both)) << way;
+    }
+#endif
+    for (; way < ways; way++)
         match |= (uint32_t)(keys[way] == key) << way;
     return match;
 }

@@ -5,7 +5,7 @@
 #define ALL_ACCESSES ((1u << TLB_ACCESSES) - 1)
 #define ALL_SIZES    ((1u << TLB_SIZES) - 1)
 #define NO_SIZE      TLB_SIZES
-#define VALUE_CLASS  (3ull << TLB_PIECE_SHIFT)
+#define VALUE_CLASS  (3ull << TLB_PIECE_SHIFT | 3ull << TLB_WITHIN_SHIFT)
 #define VALUE_GLOBAL (1ull << 11)
 #define TAG_VPID     0xffff0000u
 #define TAG_WHOLE    0xffffffffu
@@ -120,13 +120,16 @@ static unsigned size_of_key(uint64_t key)
     return key & 1 ? 0 : key >> 9 & 1 ? 1 : 2;
 }
 
-/* The frame of the piece of size class `size` around `va`. */
-static uint64_t piece(uint64_t value, uint64_t va, unsigned page, unsigned size)
+/* The frame of the piece of size class `size` around `va`, of memory that is
+ * contiguous in size class `within`. */
+static uint64_t piece(uint64_t value, uint64_t va, unsigned within,
+                      unsigned size)
 {
-    uint64_t page_mask = (PAGE_4K << 9 * page) - 1;
+    uint64_t within_mask = (PAGE_4K << 9 * within) - 1;
     uint64_t piece_mask = (PAGE_4K << 9 * size) - 1;
 
-    return (value & ~(PTE_ADDR & page_mask)) | (va & page_mask & ~piece_mask);
+    return (value & ~(PTE_ADDR & within_mask)) |
+           (va & within_mask & ~piece_mask);
 }
 
 typedef bool insertion(struct cache *cache, uint64_t index,
@@ -140,7 +143,8 @@ static inline __attribute__((always_inline)) void insert_level(
 {
     const struct tlb_route *routes = tlb->route[level - 1][access];
     unsigned page = tlb_page_class(value), at;
-    unsigned size = held_size(routes, page, tlb->config.splinters[level - 1]);
+    unsigned within = (unsigned)(value >> TLB_WITHIN_SHIFT) & 3;
+    unsigned size = held_size(routes, within, tlb->config.splinters[level - 1]);
     struct cache_entry entry = {.tag = tag}, evicted;
     uint32_t before;
 
@@ -148,7 +152,7 @@ static inline __attribute__((always_inline)) void insert_level(
         return;
     tlb->pieces |= size != page;
     entry.key = tlb_key(va, size);
-    entry.value = piece(value, va, page, size);
+    entry.value = piece(value, va, within, size);
     at = tlb_place(tlb, &routes[size], tlb_page_number(va, size));
     before = tlb->cache[at].live;
     tlb->counts[at].misses[page]++;
@@ -171,7 +175,7 @@ bool tlb_lookup_second(struct tlb *tlb, uint64_t va, enum mmu_access access,
         tlb->misses[1]++;
         return false;
     }
-    /* A page is contiguous, so that a piece of it says where all of it is. */
+    /* Where memory is contiguous, a piece of it says where all of it is. */
     value = hit->value;
     insert_level(tlb, 1, va, access, value,
                  value & VALUE_GLOBAL ? tlb->tag_global : tlb->tag,
@@ -180,14 +184,16 @@ bool tlb_lookup_second(struct tlb *tlb, uint64_t va, enum mmu_access access,
 }
 
 static inline __attribute__((always_inline)) void insert_both(
-    struct tlb *tlb, uint64_t va, uint64_t page_bytes, enum mmu_access access,
-    uint64_t value, bool global, insertion *insert)
+    struct tlb *tlb, uint64_t va, const struct tlb_page *p,
+    enum mmu_access access, uint64_t value, bool global, insertion *insert)
 {
-    uint64_t page = pt_leaf_level(page_bytes) - 1;
+    uint64_t page = pt_leaf_level(p->bytes) - 1;
+    uint64_t within = pt_leaf_level(p->within) - 1;
     uint32_t tag = global ? tlb->tag_global : tlb->tag;
 
     value &= ~(VALUE_CLASS | VALUE_GLOBAL);
-    value |= page << TLB_PIECE_SHIFT | (global ? VALUE_GLOBAL : 0);
+    value |= page << TLB_PIECE_SHIFT | within << TLB_WITHIN_SHIFT |
+             (global ? VALUE_GLOBAL : 0);
     insert_level(tlb, 1, va, access, value, tag, insert);
     insert_level(tlb, 2, va, access, value, tag, insert);
 }
@@ -195,13 +201,21 @@ static inline __attribute__((always_inline)) void insert_both(
 void tlb_insert(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
                 enum mmu_access access, uint64_t value, bool global)
 {
-    insert_both(tlb, va, page_bytes, access, value, global, cache_insert);
+    const struct tlb_page page = {page_bytes, page_bytes};
+
+    insert_both(tlb, va, &page, access, value, global, cache_insert);
 }
 
-void tlb_fill(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
+void tlb_insert_page(struct tlb *tlb, uint64_t va, const struct tlb_page *page,
+                     enum mmu_access access, uint64_t value, bool global)
+{
+    insert_both(tlb, va, page, access, value, global, cache_insert);
+}
+
+void tlb_fill(struct tlb *tlb, uint64_t va, const struct tlb_page *page,
               enum mmu_access access, uint64_t value, bool global)
 {
-    insert_both(tlb, va, page_bytes, access, value, global, cache_fill);
+    insert_both(tlb, va, page, access, value, global, cache_fill);
 }
 
 void tlb_set_bits(struct tlb *tlb, uint64_t va, uint64_t bits)

@@ -66,7 +66,7 @@ struct tlb {
 };
 
 /* What a TLB gives: as a PTE, the frame in bits 51:12 and the walk's rights
- * (of the whole path) and dirty bit in their places. Bits 11:9 are used by
+ * (of the whole path) and dirty bit in their places. Bits 11:7 are used by
  * the TLB. */
 struct tlb_hit {
     uint64_t value;      /* frame of the page or of the piece held */
@@ -96,9 +96,20 @@ bool tlb_lookup_second(struct tlb *tlb, uint64_t va, enum mmu_access access,
 void tlb_insert(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
                 enum mmu_access access, uint64_t value, bool global);
 
+/* A page of the guest's whose memory the host has in smaller pieces: a
+ * translation is cached for one piece around `va`, whose frame `value` has,
+ * and INVLPG takes all pieces of the page. Both are page sizes, `within` is
+ * not the larger. */
+struct tlb_page {
+    uint64_t bytes, within;
+};
+
+void tlb_insert_page(struct tlb *tlb, uint64_t va, const struct tlb_page *page,
+                     enum mmu_access access, uint64_t value, bool global);
+
 /* The same for a translation that a lookup for the access has just missed in
  * both levels. */
-void tlb_fill(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
+void tlb_fill(struct tlb *tlb, uint64_t va, const struct tlb_page *page,
               enum mmu_access access, uint64_t value, bool global);
 
 /* Replaces the bits given of every copy of the entry that translates `va`
@@ -145,7 +156,8 @@ static inline uint64_t tlb_page_number(uint64_t va, unsigned size)
     return va << 7 >> 19 >> (9 * size);
 }
 
-#define TLB_PIECE_SHIFT 9 /* value bits 10:9: size class of the page */
+#define TLB_PIECE_SHIFT  9 /* value bits 10:9: size class of the page */
+#define TLB_WITHIN_SHIFT 7 /* bits 8:7: in which it is contiguous */
 
 static inline unsigned tlb_page_class(uint64_t value)
 {

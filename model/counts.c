@@ -47,6 +47,9 @@ static void add_accesses(const struct machine *m, struct machine_counts *out)
     add(out, "instructions", m->counts.invlpg, "invlpg");
     add(out, "instructions", m->counts.cr3, "mov_cr3");
     add(out, "faults", m->counts.guest_faults, "guest_page_faults");
+    /* Of streams that tell. */
+    if (m->counts.instructions)
+        add(out, "instructions", m->counts.instructions, "instructions");
 }
 
 static uint64_t level_hits(const struct tlb *tlb, unsigned level, unsigned size)
@@ -71,33 +74,58 @@ static void add_tlb(const struct machine *m, struct machine_counts *out)
     add(out, "walks", m->counts.dirty_walks, "tlb_hits_without_rights");
 }
 
+static void add_levels(struct machine_counts *out, const char *of,
+                       const uint64_t *references, unsigned levels)
+{
+    for (unsigned level = levels; level; level--)
+        add(out, "references", references[level], "references_%s_%u", of,
+            level);
+}
+
+static void add_nested(const struct machine *m, struct machine_counts *out)
+{
+    const struct counts *c = &m->counts;
+
+    if (m->config.technique == MODEL_FLAT) {
+        add(out, "references", c->flat, "references_flat");
+        return;
+    }
+    add_levels(out, "nested", c->nested, m->config.nested_levels);
+    add(out, "references", c->nested_for_tables,
+        "references_nested_for_tables");
+    add(out, "references", c->nested_for_access,
+        "references_nested_for_access");
+}
+
 static void add_walks(const struct machine *m, struct machine_counts *out)
 {
     const struct counts *c = &m->counts;
-    const char *first =
-        m->config.technique == MODEL_SHADOW ? "shadow" : "guest";
+    unsigned levels = m->guest.levels;
 
     add(out, "walks", c->walks, "walks");
     add(out, "walks", c->walks_faulted, "walks_faulted");
     add(out, "walks", c->walks_aborted, "walks_aborted");
     add(out, "references",
-        sum(c->guest, MMU_LEVELS_MAX + 1) + sum(c->nested, MMU_LEVELS_MAX + 1) +
-            c->flat,
+        sum(c->guest, MMU_LEVELS_MAX + 1) + sum(c->shadow, MMU_LEVELS_MAX + 1) +
+            sum(c->nested, MMU_LEVELS_MAX + 1) + c->flat,
         "references");
-    for (unsigned level = m->guest.levels; level; level--)
-        add(out, "references", c->guest[level], "references_%s_%u", first,
-            level);
-    for (unsigned level = m->config.nested_levels;
-         level && m->config.technique == MODEL_NESTED; level--)
-        add(out, "references", c->nested[level], "references_nested_%u", level);
-    if (m->config.technique == MODEL_FLAT)
-        add(out, "references", c->flat, "references_flat");
-    if (m->config.technique == MODEL_NESTED) {
-        add(out, "references", c->nested_for_tables,
-            "references_nested_for_tables");
-        add(out, "references", c->nested_for_access,
-            "references_nested_for_access");
-    }
+    if (m->config.technique != MODEL_SHADOW)
+        add_levels(out, "guest", c->guest, levels);
+    if (m->shadowing.shadow)
+        add_levels(out, "shadow", c->shadow, levels);
+    if (machine_has_host_tables(m))
+        add_nested(m, out);
+}
+
+static void add_agile(const struct machine *m, struct machine_counts *out)
+{
+    const struct counts *c = &m->counts;
+
+    add(out, "walks", c->agile_switched, "agile_walks_switched");
+    add(out, "tables", c->agile_to_nested, "agile_tables_to_nested");
+    add(out, "tables", c->agile_to_shadow, "agile_tables_to_shadow");
+    add(out, "events", c->agile_scans, "agile_scans");
+    add(out, "tables", m->agile.nested_count, "agile_tables_nested");
 }
 
 static void add_psc(const struct psc *psc, const char *prefix,
@@ -116,10 +144,10 @@ static void add_psc(const struct psc *psc, const char *prefix,
 static void add_caches(const struct machine *m, struct machine_counts *out)
 {
     const struct tlb *nested = &m->nested.tlb;
-    bool two = m->config.nested_levels;
+    bool two = machine_has_host_tables(m);
 
     add_psc(&m->psc, "psc", out);
-    if (m->config.technique == MODEL_NESTED)
+    if (two && m->config.technique != MODEL_FLAT)
         add_psc(&m->nested.psc, "psc_nested", out);
     if (two && m->nested.has_tlb) {
         add(out, "lookups",
@@ -145,13 +173,14 @@ static void add_cycles(const struct machine *m, struct machine_counts *out)
     if (m->config.data_in_caches)
         add(out, "cycles", c->cycles_data, "cycles_data");
     add(out, "cycles",
-        c->cycles_tlb + c->cycles_walk + exits + c->cycles_guest_faults,
+        c->cycles_tlb + c->cycles_walk + exits + c->cycles_guest_faults +
+            c->cycles_data,
         "cycles_total");
 }
 
 static void add_host(const struct machine *m, struct machine_counts *out)
 {
-    if (!m->config.nested_levels)
+    if (!machine_has_host_tables(m))
         return;
     for (unsigned size = 0; size < TLB_SIZES; size++)
         add(out, "pages", m->counts.mapped[size], "host_pages_mapped_%s",
@@ -214,8 +243,8 @@ static void add_exits(const struct machine *m, struct machine_counts *out)
     bool npt = m->config.nested_format == EPT_FORMAT_NPT;
 
     for (unsigned i = 0; i < REASONS; i++)
-        if ((i == REASON_EPT_VIOLATION) ? m->config.nested_levels
-                                        : m->config.technique == MODEL_SHADOW)
+        if ((i == REASON_EPT_VIOLATION) ? machine_has_host_tables(m)
+                                        : m->shadowing.shadow != NULL)
             out->exit[out->exits++] = (struct machine_exit){
                 i == REASON_EPT_VIOLATION && npt ? "npf" : names[i],
                 m->counts.exits[i], m->counts.exit_cycles[i]};
@@ -231,6 +260,8 @@ void counts_collect(const struct machine *m, struct machine_counts *out)
     add_host(m, out);
     if (m->shadowing.shadow)
         add_shadow(m, out);
+    if (m->agile.tables)
+        add_agile(m, out);
     add_cycles(m, out);
     add_exits(m, out);
     add(out, "bytes", machine_bytes(m), "model_memory");

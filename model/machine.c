@@ -2,7 +2,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/mman.h>
 
 /* ---- Accesses ------------------------------------------------------------ */
 
@@ -35,6 +35,22 @@ static void use_data(struct machine *m, uint64_t pa)
         m->counts.cycles_data += dcache_read(&m->dcache, pa, NULL);
 }
 
+void machine_drop(struct machine *m, uint64_t va)
+{
+    uint16_t pcid = m->tlb.tag & (MMU_PCIDS - 1);
+
+    (void)tlb_invpcid(&m->tlb, INVPCID_ADDRESS, pcid, va);
+    (void)psc_invpcid(&m->psc, INVPCID_ADDRESS, pcid, va);
+}
+
+int machine_no_table(struct machine *m, uint64_t va)
+{
+    return why_set(m->why, EPROTO,
+                   "the guest's tables lead out of its memory, or an address "
+                   "is not canonical: %#llx",
+                   (unsigned long long)va);
+}
+
 static int walk(struct machine *m, uint64_t va, unsigned kind,
                 struct translation *out)
 {
@@ -42,8 +58,12 @@ static int walk(struct machine *m, uint64_t va, unsigned kind,
         .va = va, .access = access_of(kind), .user = kind < EVENT_KERNEL_READ};
     int result = m->walk(m, &request, out);
 
-    if (result == WALK_OK)
-        use_data(m, (out->value & PTE_ADDR) | (va & (out->page_bytes - 1)));
+    if (result == WALK_FAULT)
+        machine_drop(m, va);
+    if (result == WALK_OK) {
+        out->pa = (out->value & PTE_ADDR) | (va & (out->page.within - 1));
+        use_data(m, out->pa);
+    }
     return result;
 }
 
@@ -54,7 +74,7 @@ static int miss(struct machine *m, uint64_t va, unsigned kind,
     int result = walk(m, va, kind, out);
 
     if (result == WALK_OK)
-        tlb_fill(&m->tlb, va, out->page_bytes, access_of(kind), out->value,
+        tlb_fill(&m->tlb, va, &out->page, access_of(kind), out->value,
                  out->global);
     return result;
 }
@@ -69,8 +89,8 @@ static int upgrade(struct machine *m, uint64_t va, unsigned kind,
     m->counts.dirty_walks++;
     if (result != WALK_OK)
         return result;
-    tlb_insert(&m->tlb, va, out->page_bytes, access_of(kind), out->value,
-               out->global);
+    tlb_insert_page(&m->tlb, va, &out->page, access_of(kind), out->value,
+                    out->global);
     if (out->value & PTE_D)
         tlb_set_bits(&m->tlb, va, PTE_D);
     return WALK_OK;
@@ -85,7 +105,7 @@ static int denied(struct machine *m, uint64_t va, int error)
 }
 
 /* An access through the TLB: enum walk_result or a negative errno. In line
- * where accesses are all there is. */
+ * where accesses are all there is. `out` has its host-physical address. */
 static inline __attribute__((always_inline)) int reach(struct machine *m,
                                                        uint64_t va,
                                                        unsigned kind,
@@ -96,7 +116,8 @@ static inline __attribute__((always_inline)) int reach(struct machine *m,
     if (tlb_lookup(&m->tlb, va, access_of(kind), &hit)) {
         if (allowed(hit.value, kind)) {
             m->counts.cycles_tlb += hit.cycles;
-            use_data(m, (hit.value & PTE_ADDR) | (va & (hit.held_bytes - 1)));
+            out->pa = (hit.value & PTE_ADDR) | (va & (hit.held_bytes - 1));
+            use_data(m, out->pa);
             return WALK_OK;
         }
         return upgrade(m, va, kind, out);
@@ -129,23 +150,43 @@ static int outside(struct machine *m, uint64_t gpa)
                    (unsigned long long)gpa);
 }
 
-static int store(struct machine *m, uint64_t va, uint64_t gpa, uint64_t value)
+/* The access of a store, which must arrive where the stream says. Before the
+ * first MOV CR3 there are no tables to go through. */
+static int reach_store(struct machine *m, uint64_t va, uint64_t gpa)
 {
     struct translation translation;
-    int result = WALK_OK, err;
+    uint64_t arrived;
+    int result;
 
-    m->counts.stores++;
-    if (gpa % 8)
-        return outside(m, gpa);
-    /* Before the first MOV CR3 there are no tables to go through. */
-    if (m->paging.cr3) {
-        m->counts.accesses[EVENT_KERNEL_WRITE]++;
-        result = reach(m, va, EVENT_KERNEL_WRITE, &translation);
-    }
+    if (!m->paging_on)
+        return WALK_OK;
+    m->counts.accesses[EVENT_KERNEL_WRITE]++;
+    result = reach(m, va, EVENT_KERNEL_WRITE, &translation);
     if (result < 0)
         return result;
     if (result == WALK_FAULT)
         return denied(m, va, translation.error);
+    arrived =
+        result == WALK_OK ? translation.pa - m->host_base : translation.gpa;
+    if (arrived != gpa)
+        return why_set(m->why, EPROTO,
+                       "a store at %#llx goes to guest-physical address "
+                       "%#llx, and to %#llx by the guest's tables",
+                       (unsigned long long)va, (unsigned long long)gpa,
+                       (unsigned long long)arrived);
+    return result;
+}
+
+static int store(struct machine *m, uint64_t va, uint64_t gpa, uint64_t value)
+{
+    int result, err;
+
+    m->counts.stores++;
+    if (gpa % 8)
+        return outside(m, gpa);
+    result = reach_store(m, va, gpa);
+    if (result < 0)
+        return result;
     err = tables_store(&m->tables, gpa, value);
     if (err == -ENOMEM)
         return why_set(m->why, ENOMEM, "no memory for the guest's tables");
@@ -153,6 +194,8 @@ static int store(struct machine *m, uint64_t va, uint64_t gpa, uint64_t value)
         return outside(m, gpa);
     if (result == WALK_EMULATED)
         m->changed(m, gpa, 8);
+    else if (m->stored)
+        m->stored(m, gpa);
     return 0;
 }
 
@@ -167,12 +210,15 @@ static int fault(struct machine *m, uint64_t va, uint64_t error)
 
     if (!(error & PF_U))
         kind += EVENT_KERNEL_READ;
+    if (!m->paging_on)
+        return why_set(m->why, EPROTO,
+                       "a page fault before the guest has page tables");
     m->counts.guest_faults++;
     m->counts.cycles_guest_faults += m->config.costs->guest_fault;
     result = reach(m, va, kind, &translation);
     if (result < 0)
         return result;
-    if (result == WALK_FAULT && translation.error == (int)error)
+    if (result == WALK_FAULT && (uint64_t)translation.error == error)
         return 0;
     if (result == WALK_FAULT)
         return denied(m, va, translation.error);
@@ -205,6 +251,7 @@ static int load_cr3(struct machine *m, uint64_t value)
     m->counts.cr3++;
     if ((value & PTE_ADDR) >= m->guest.ram_bytes)
         return outside(m, value & PTE_ADDR);
+    m->paging_on = true;
     return m->load_cr3(m, value);
 }
 
@@ -232,6 +279,9 @@ static int happen(struct machine *m, const uint64_t *event)
         return m->invlpg(m, event_va(event[0]));
     case EVENT_CR3:
         return load_cr3(m, event[1]);
+    case EVENT_INSTRUCTIONS:
+        m->counts.instructions += event_argument(event[0]);
+        return 0;
     default:
         return 0;
     }
@@ -272,7 +322,7 @@ int machine_run(struct machine *m, const uint64_t *words, size_t count,
             at += length;
             continue;
         }
-        if (!m->paging.cr3)
+        if (!m->paging_on)
             return why_set(why, EPROTO,
                            "an access before the guest has page tables");
         done = access_all(m, words + at, count - at);
@@ -352,37 +402,111 @@ static int make_caches(struct machine *m, struct why *why)
     return 0;
 }
 
-static int check(const struct machine_config *config,
-                 const struct event_guest *guest, struct why *why)
+static int check_guest(const struct event_guest *guest, struct why *why)
 {
     if (guest->levels != 4 && guest->levels != 5)
         return why_set(why, EINVAL, "a guest has 4 or 5 levels, not %u",
                        guest->levels);
+    if (guest->physical_bits < 36 || guest->physical_bits > 52)
+        return why_set(why, EINVAL,
+                       "a guest's physical addresses have 36 to 52 bits, not "
+                       "%u",
+                       guest->physical_bits);
     if (!guest->ram_bytes || guest->ram_bytes > 1ull << 50 ||
+        guest->ram_bytes >> guest->physical_bits > 1 ||
         guest->ram_bytes % PAGE_4K)
         return why_set(why, EINVAL,
-                       "a guest's memory is whole pages, 1 PiB at most");
-    if (!pt_leaf_level(config->host_page_bytes) &&
-        config->technique != MODEL_NATIVE)
+                       "a guest's memory is whole pages, 1 PiB at most, and "
+                       "within its physical addresses");
+    return 0;
+}
+
+static int check_host(const struct machine_config *config,
+                      const struct event_guest *guest, struct why *why)
+{
+    bool tables =
+        config->technique == MODEL_NESTED || config->technique == MODEL_AGILE;
+
+    if (!pt_leaf_level(config->host_page_bytes))
         return why_set(why, EINVAL, "host pages are 4K, 2M or 1G");
     if (config->host_large_ppm > 1000000)
         return why_set(why, EINVAL, "more large pages than all");
+    if (tables && config->nested_levels != 4 && config->nested_levels != 5)
+        return why_set(why, EINVAL,
+                       "the second dimension has 4 or 5 levels, not %u",
+                       config->nested_levels);
+    if (tables && guest->ram_bytes > 1ull
+                                         << pt_shift(config->nested_levels + 1))
+        return why_set(why, EINVAL,
+                       "%u levels of the second dimension do not reach all of "
+                       "the guest's memory",
+                       config->nested_levels);
     return 0;
+}
+
+static int check_shadow(const struct machine_config *config, struct why *why)
+{
+    if (config->shadow_roots > SHADOW_ROOTS_MAX)
+        return why_set(why, EINVAL, "at most %u shadow roots are kept",
+                       SHADOW_ROOTS_MAX);
+    if (config->shadow_tables && !shadow_arena_bytes(config->shadow_tables))
+        return why_set(why, EINVAL, "shadow paging has %u to %u tables",
+                       SHADOW_PAGES_MIN, SHADOW_PAGES_MAX);
+    return 0;
+}
+
+static int check(const struct machine_config *config,
+                 const struct event_guest *guest, struct why *why)
+{
+    int err = check_guest(guest, why);
+
+    if (!err && config->technique != MODEL_NATIVE)
+        err = check_host(config, guest, why);
+    return err ? err : check_shadow(config, why);
+}
+
+void *machine_reserve(uint64_t bytes)
+{
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+static int make_agile(struct machine *m, uint64_t *host_next, struct why *why)
+{
+    int err = nested_create(m, host_next, why);
+
+    if (!err && !m->config.agile_nested)
+        err = shadow_create(m, host_next, why);
+    if (!err && !m->config.agile_nested)
+        err = agile_create(m, why);
+    return err;
 }
 
 static int make_technique(struct machine *m, struct why *why)
 {
+    uint64_t host_next = HOST_TABLES_PA;
+    int err;
+
     switch (m->config.technique) {
     case MODEL_NATIVE:
         return native_create(m, why);
     case MODEL_SHADOW:
-        return shadow_create(m, why);
+        err = shadow_create(m, &host_next, why);
+        break;
     case MODEL_NESTED:
     case MODEL_FLAT:
-        return nested_create(m, why);
+        err = nested_create(m, &host_next, why);
+        break;
+    case MODEL_AGILE:
+        err = make_agile(m, &host_next, why);
+        break;
     default:
         return why_set(why, ENOTSUP, "the model has no such technique");
     }
+    m->host_base = (host_next + PAGE_1G - 1) & ~(PAGE_1G - 1);
+    return err;
 }
 
 int machine_create(struct machine **machine,
@@ -425,6 +549,7 @@ void machine_destroy(struct machine *m)
 {
     if (!m)
         return;
+    agile_destroy(m);
     nested_destroy(m);
     shadow_destroy(m);
     tables_free(&m->tables);
@@ -434,16 +559,21 @@ void machine_destroy(struct machine *m)
 
 uint64_t machine_bytes(const struct machine *m)
 {
+    const struct shadowing *s = &m->shadowing;
     uint64_t bytes = sizeof *m + m->storage_bytes + tables_bytes(&m->tables);
 
     bytes += m->nested.arena.used * PAGE_4K;
-    if (m->shadowing.shadow)
-        bytes += shadow_tables_used(m->shadowing.shadow) * PAGE_4K;
+    if (m->nested.flat)
+        bytes += m->guest.ram_bytes / PAGE_4K / 8;
+    if (s->shadow)
+        bytes += s->arena_bytes / shadow_tables(s->shadow) *
+                 shadow_tables_used(s->shadow);
     return bytes;
 }
 
 void machine_reset_counts(struct machine *m)
 {
+    agile_reset_counts(m);
     m->counts = (struct counts){.stores = 0};
     tlb_reset_counts(&m->tlb);
     psc_reset_counts(&m->psc);

@@ -51,6 +51,12 @@ struct machine_config {
     unsigned shadow_tables;           /* 0: as many as the guest can need */
     unsigned nested_levels;           /* 4 or 5; what has a 2nd dimension */
     enum ept_format nested_format;
+    /* MODEL_AGILE: writes to a guest's table within an interval that move it
+     * to nested mode; an interval in accesses; 0: the defaults. Or everything
+     * is nested from the start, the mode for processes that end soon. */
+    unsigned agile_writes;
+    uint64_t agile_interval;
+    bool agile_nested;
     uint64_t host_page_bytes; /* 4 KiB, 2 MiB or 1 GiB */
     uint32_t host_large_ppm;  /* ept/map.h's fragmentation; 1,000,000: none */
     bool data_in_caches;      /* the accesses themselves use the data caches */

@@ -1,20 +1,12 @@
 #include "model/core.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 
-/* Host-physical memory: tables of the second dimension first, then the
- * guest's memory in one piece. */
-#define TABLES_PA     (1ull << 32)
 #define PHYSICAL_BITS 52
 
 /* A walk of the guest's tables that an EPT violation ended. */
 #define VIOLATED (-EFAULT)
-
-/* What cached entries lead to is host-physical; the guest's walker, which
- * thinks in guest-physical addresses, sees it by this bit. */
-#define IS_HOST (1ull << 51)
 
 /* ---- The second dimension ------------------------------------------------ */
 
@@ -50,6 +42,15 @@ static struct ept_resume nested_resume(struct machine *m, uint64_t gpa)
     return (struct ept_resume){level - 1, value & PTE_ADDR, EPT_RWX | EPT_XU};
 }
 
+static void fill_tlb(struct machine *m, uint64_t gpa, uint64_t page_bytes)
+{
+    const struct tlb_page page = {page_bytes, page_bytes};
+
+    if (m->nested.has_tlb)
+        tlb_fill(&m->nested.tlb, gpa, &page, MMU_READ,
+                 (m->host_base + gpa) & ~(page_bytes - 1), false);
+}
+
 /* Tables allow everything (ept/map.h), so that rights need no place. */
 static void nested_fill(struct machine *m, uint64_t gpa,
                         const struct ept_translation *t)
@@ -59,9 +60,7 @@ static void nested_fill(struct machine *m, uint64_t gpa,
     for (unsigned i = 0; i + 1 < t->references; i++)
         psc_insert(&n->psc, gpa, t->reference[i].level,
                    t->reference[i].entry & PTE_ADDR);
-    if (n->has_tlb)
-        tlb_insert(&n->tlb, gpa, t->page_bytes, MMU_READ,
-                   t->pa & ~(t->page_bytes - 1), false);
+    fill_tlb(m, gpa, t->page_bytes);
 }
 
 static void count_nested(struct machine *m, const struct ept_request *request,
@@ -93,24 +92,30 @@ static int nested_tables(struct machine *m, const struct ept_request *request,
     return 0;
 }
 
+/* The first frame of the host's page around an address. */
+static uint64_t host_page(const struct machine *m, uint64_t gpa,
+                          uint64_t *page_bytes)
+{
+    *page_bytes = ept_policy_page(&m->nested.policy, gpa);
+    return (gpa & ~(*page_bytes - 1)) / PAGE_4K;
+}
+
 /* Ahn, Jin and Huh, ISCA 2012, section 4: one read, indexed by the guest's
  * frame number. */
 static int flat_table(struct machine *m, const struct ept_request *request,
                       uint64_t *page_bytes)
 {
     struct nested *n = &m->nested;
-    uint64_t page = request->gpa / m->config.host_page_bytes;
+    uint64_t page = host_page(m, request->gpa, page_bytes);
 
     machine_refer(m, n->flat + request->gpa / PAGE_4K * 8);
     m->counts.flat++;
-    if (!(n->mapped[page / 64] >> page % 64 & 1)) {
+    if (request->gpa >= m->guest.ram_bytes ||
+        !(n->mapped[page / 8] >> page % 8 & 1)) {
         n->violated = request->gpa;
         return VIOLATED;
     }
-    *page_bytes = m->config.host_page_bytes;
-    if (n->has_tlb)
-        tlb_insert(&n->tlb, request->gpa, *page_bytes, MMU_READ,
-                   (n->base + request->gpa) & ~(*page_bytes - 1), false);
+    fill_tlb(m, request->gpa, *page_bytes);
     return 0;
 }
 
@@ -137,26 +142,24 @@ static int nested_translate(struct machine *m,
 static int map_host_page(struct machine *m)
 {
     struct nested *n = &m->nested;
-    uint64_t gpa = n->violated, bytes = m->config.host_page_bytes;
-    struct ept_range range;
-    int err;
+    struct ept_range range = {.bytes = 0};
+    uint64_t page;
+    int err = 0;
 
     machine_exit(m, REASON_EPT_VIOLATION, m->config.costs->ept_violation);
-    if (gpa >= m->guest.ram_bytes)
+    if (n->violated >= m->guest.ram_bytes)
         return why_set(m->why, EPROTO,
                        "guest-physical address %#llx is beyond the guest's "
                        "memory",
-                       (unsigned long long)gpa);
-    if (n->flat) {
-        n->mapped[gpa / bytes / 64] |= 1ull << gpa / bytes % 64;
-        m->counts.mapped[pt_leaf_level(bytes) - 1]++;
-        return 0;
-    }
-    range.bytes = ept_policy_page(&n->policy, gpa);
-    range.gpa = gpa & ~(range.bytes - 1);
-    range.pa = n->base + range.gpa;
+                       (unsigned long long)n->violated);
+    page = host_page(m, n->violated, &range.bytes);
+    range.gpa = page * PAGE_4K;
+    range.pa = m->host_base + range.gpa;
     m->counts.mapped[pt_leaf_level(range.bytes) - 1]++;
-    err = ept_map(&n->state, &n->arena, &range, &n->policy);
+    if (n->flat)
+        n->mapped[page / 8] |= (uint8_t)(1u << page % 8);
+    else
+        err = ept_map(&n->state, &n->arena, &range, &n->policy);
     return err ? why_set(m->why, -err, "no memory for the host's tables") : 0;
 }
 
@@ -170,12 +173,12 @@ static int guest_read(void *arg, uint64_t pa, uint64_t *entry)
     int err = 0;
 
     if (pa & IS_HOST)
-        pa = (pa & ~IS_HOST) - m->nested.base;
+        pa = (pa & ~IS_HOST) - m->host_base;
     else
         err = nested_translate(m, &request, &page_bytes);
     if (err)
         return err;
-    machine_refer(m, m->nested.base + pa);
+    machine_refer(m, m->host_base + pa);
     return tables_read(&m->tables, pa, entry);
 }
 
@@ -184,7 +187,7 @@ static int guest_set(void *arg, uint64_t pa, uint64_t old, uint64_t bits)
     struct machine *m = arg;
 
     if (pa & IS_HOST)
-        pa = (pa & ~IS_HOST) - m->nested.base;
+        pa = (pa & ~IS_HOST) - m->host_base;
     return tables_store(&m->tables, pa, old | bits);
 }
 
@@ -200,30 +203,31 @@ static int finish(struct machine *m, const struct mmu_request *request,
     if (nested_translate(m, &access, &page_bytes))
         return VIOLATED;
     onedim_result(walk, out);
-    /* A TLB keeps the smaller of the two pages. */
-    if (page_bytes < out->page_bytes)
-        out->page_bytes = page_bytes;
-    out->value &= ~(PTE_ADDR & (walk->page_bytes - 1));
+    if (page_bytes < out->page.within)
+        out->page.within = page_bytes;
     out->value = (out->value & ~PTE_ADDR) |
-                 ((m->nested.base + walk->pa) & ~(out->page_bytes - 1));
+                 ((m->host_base + walk->pa) & ~(out->page.within - 1));
     m->counts.walks++;
     return WALK_OK;
 }
 
 static int try_walk(struct machine *m, const struct mmu_request *request,
-                    struct translation *out)
+                    const struct mmu_resume *resume, struct translation *out)
 {
     const struct mmu_memory memory = {guest_read, guest_set, m};
     const struct onedim dimension = {
         .state = &m->paging,
         .memory = &memory,
         .psc = &m->psc,
-        .cached_offset = m->nested.base | IS_HOST,
+        .cached_offset = m->host_base | IS_HOST,
         .references = m->counts.guest,
     };
     struct mmu_walk walk;
 
-    onedim_walk(m, &dimension, request, &walk);
+    if (resume)
+        onedim_walk_from(&dimension, request, resume, &walk);
+    else
+        onedim_walk(m, &dimension, request, &walk);
     switch (walk.outcome) {
     case MMU_OK:
         return finish(m, request, &walk, out);
@@ -236,19 +240,16 @@ static int try_walk(struct machine *m, const struct mmu_request *request,
             return VIOLATED;
         /* fall through */
     default:
-        return why_set(m->why, EPROTO,
-                       "the guest's tables lead out of its memory, or an "
-                       "address is not canonical: %#llx",
-                       (unsigned long long)request->va);
+        return machine_no_table(m, request->va);
     }
 }
 
-static int nested_walk(struct machine *m, const struct mmu_request *request,
-                       struct translation *out)
+int nested_walk_from(struct machine *m, const struct mmu_request *request,
+                     const struct mmu_resume *resume, struct translation *out)
 {
     int result;
 
-    while ((result = try_walk(m, request, out)) == VIOLATED) {
+    while ((result = try_walk(m, request, resume, out)) == VIOLATED) {
         m->counts.walks_aborted++;
         result = map_host_page(m);
         if (result)
@@ -257,32 +258,35 @@ static int nested_walk(struct machine *m, const struct mmu_request *request,
     return result;
 }
 
+static int nested_walk(struct machine *m, const struct mmu_request *request,
+                       struct translation *out)
+{
+    return nested_walk_from(m, request, NULL, out);
+}
+
 /* ---- Making -------------------------------------------------------------- */
 
-/* Address space only: the kernel gives frames as they are written. */
-static void *reserve(size_t bytes)
+static void make_policy(struct machine *m)
 {
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    return memory == MAP_FAILED ? NULL : memory;
+    m->nested.policy = (struct ept_policy){
+        .page_bytes = m->config.host_page_bytes,
+        .large_ppm = m->config.host_large_ppm,
+        .seed = m->config.seed,
+        .rights = EPT_RWX,
+        .memory_type = EPT_TYPE_WB,
+    };
 }
 
-static uint64_t round_up(uint64_t value, uint64_t step)
-{
-    return (value + step - 1) / step * step;
-}
-
-static int make_tables(struct machine *m, struct why *why)
+static int make_tables(struct machine *m, uint64_t *host_next, struct why *why)
 {
     struct nested *n = &m->nested;
-    struct ept_range all = {.bytes = round_up(m->guest.ram_bytes, PAGE_1G)};
+    const struct ept_range all = {.bytes = (m->guest.ram_bytes + PAGE_1G - 1) &
+                                           ~(PAGE_1G - 1)};
 
-    n->arena.pa = TABLES_PA;
+    n->arena.pa = *host_next;
     n->arena.frame_count = ept_map_frames(m->config.nested_levels, &all) + 8;
-    n->arena.frames = reserve(n->arena.frame_count * PAGE_4K);
-    n->base = round_up(TABLES_PA + n->arena.frame_count * PAGE_4K, PAGE_1G);
-    all.pa = n->base;
+    n->arena.frames = machine_reserve(n->arena.frame_count * PAGE_4K);
+    *host_next += n->arena.frame_count * PAGE_4K;
     n->state = (struct ept_state){
         .format = m->config.nested_format,
         .levels = m->config.nested_levels,
@@ -291,36 +295,31 @@ static int make_tables(struct machine *m, struct why *why)
         .accessed_dirty = true,
         .nxe = true,
     };
-    n->policy = (struct ept_policy){
-        .page_bytes = m->config.host_page_bytes,
-        .large_ppm = m->config.host_large_ppm,
-        .seed = m->config.seed,
-        .rights = EPT_RWX,
-        .memory_type = EPT_TYPE_WB,
-    };
     if (!n->arena.frames || ept_map_root(&n->state, &n->arena))
         return why_set(why, ENOMEM, "no address space for the host's tables");
     return 0;
 }
 
-static int make_flat(struct machine *m, struct why *why)
+static int make_flat(struct machine *m, uint64_t *host_next, struct why *why)
 {
     struct nested *n = &m->nested;
-    uint64_t pages = m->guest.ram_bytes / m->config.host_page_bytes + 1;
 
-    n->flat = TABLES_PA;
-    n->base = round_up(TABLES_PA + m->guest.ram_bytes / PAGE_4K * 8, PAGE_1G);
-    n->mapped = calloc(pages / 64 + 1, sizeof *n->mapped);
-    return n->mapped ? 0 : why_set(why, ENOMEM, "out of memory");
+    n->flat = *host_next;
+    *host_next += m->guest.ram_bytes / PAGE_4K * 8;
+    n->mapped = machine_reserve(m->guest.ram_bytes / PAGE_4K / 8 + 1);
+    return n->mapped
+               ? 0
+               : why_set(why, ENOMEM, "no address space for the host's tables");
 }
 
-int nested_create(struct machine *m, struct why *why)
+int nested_create(struct machine *m, uint64_t *host_next, struct why *why)
 {
     m->walk = nested_walk;
     m->invlpg = machine_invlpg;
     m->load_cr3 = machine_load_cr3;
-    return m->config.technique == MODEL_FLAT ? make_flat(m, why)
-                                             : make_tables(m, why);
+    make_policy(m);
+    return m->config.technique == MODEL_FLAT ? make_flat(m, host_next, why)
+                                             : make_tables(m, host_next, why);
 }
 
 void nested_destroy(struct machine *m)
@@ -329,5 +328,6 @@ void nested_destroy(struct machine *m)
 
     if (n->arena.frames)
         munmap(n->arena.frames, n->arena.frame_count * PAGE_4K);
-    free(n->mapped);
+    if (n->mapped)
+        munmap(n->mapped, m->guest.ram_bytes / PAGE_4K / 8 + 1);
 }

@@ -2,28 +2,32 @@
 
 #include <errno.h>
 
-/* What a paging-structure cache keeps of an entry: the address of the table
- * it refers to, and the rights of the path, in the places of an entry. */
-static uint64_t cached_value(uint64_t entry, const struct mmu_resume *path,
-                             uint64_t offset)
+uint64_t onedim_cached(uint64_t table, const struct mmu_resume *path)
 {
-    return ((entry & PTE_ADDR) + offset) | (path->writable ? PTE_RW : 0) |
-           (path->user ? PTE_US : 0) | (path->executable ? 0 : PTE_XD);
+    return table | (path->writable ? PTE_RW : 0) | (path->user ? PTE_US : 0) |
+           (path->executable ? 0 : PTE_XD);
 }
 
-static struct mmu_resume resume_at(const struct onedim *d, uint64_t va)
+struct mmu_resume onedim_resume(unsigned level, uint64_t cached)
 {
-    uint64_t value;
-    unsigned level = psc_lookup(d->psc, va, &value);
+    return (struct mmu_resume){.level = level,
+                               .table = cached & PTE_ADDR,
+                               .writable = cached & PTE_RW,
+                               .user = cached & PTE_US,
+                               .executable = !(cached & PTE_XD)};
+}
 
-    if (!level)
-        return (struct mmu_resume){d->state->levels, d->state->cr3 & PTE_ADDR,
-                                   true, true, true};
-    return (struct mmu_resume){.level = level - 1,
-                               .table = value & PTE_ADDR,
-                               .writable = value & PTE_RW,
-                               .user = value & PTE_US,
-                               .executable = !(value & PTE_XD)};
+void onedim_narrow(struct mmu_resume *path, uint64_t entry)
+{
+    path->writable &= !!(entry & PTE_RW);
+    path->user &= !!(entry & PTE_US);
+    path->executable &= !(entry & PTE_XD);
+}
+
+static struct mmu_resume root_of(const struct onedim *d)
+{
+    return (struct mmu_resume){d->state->levels, d->state->cr3 & PTE_ADDR, true,
+                               true, true};
 }
 
 /* Only entries that refer to tables, of a walk that gave a translation: their
@@ -34,26 +38,46 @@ static void fill(const struct onedim *d, uint64_t va, struct mmu_resume path,
     for (unsigned i = 0; i + 1 < walk->references; i++) {
         uint64_t entry = walk->reference[i].entry;
 
-        path.writable &= !!(entry & PTE_RW);
-        path.user &= !!(entry & PTE_US);
-        path.executable &= !(entry & PTE_XD);
+        onedim_narrow(&path, entry);
         psc_insert(d->psc, va, walk->reference[i].level,
-                   cached_value(entry, &path, d->cached_offset));
+                   onedim_cached((entry & PTE_ADDR) + d->cached_offset, &path));
     }
+}
+
+void onedim_walk_from(const struct onedim *d, const struct mmu_request *request,
+                      const struct mmu_resume *resume, struct mmu_walk *walk)
+{
+    mmu_walk_from(d->state, d->memory, request, resume, walk);
+    for (unsigned i = 0; i < walk->references; i++)
+        d->references[walk->reference[i].level]++;
+    if (walk->outcome == MMU_OK)
+        fill(d, request->va, *resume, walk);
+}
+
+/* A cached entry may be of a time when the path had fewer rights, and software
+ * need not say that it has more now (SDM vol. 3A, 4.10.4.3): before it faults,
+ * the access is looked up in memory. */
+static bool rights_may_be_old(const struct mmu_walk *walk)
+{
+    return walk->outcome == MMU_PAGE_FAULT && walk->error & PF_P;
 }
 
 void onedim_walk(struct machine *m, const struct onedim *d,
                  const struct mmu_request *request, struct mmu_walk *walk)
 {
-    const struct mmu_resume resume = resume_at(d, request->va);
+    struct mmu_resume resume = root_of(d);
+    uint64_t cached;
+    unsigned level = psc_lookup(d->psc, request->va, &cached);
 
-    if (resume.level < d->state->levels)
+    if (level) {
+        resume = onedim_resume(level - 1, cached);
         m->counts.cycles_walk += d->psc->config.cycles;
-    mmu_walk_from(d->state, d->memory, request, &resume, walk);
-    for (unsigned i = 0; i < walk->references; i++)
-        d->references[walk->reference[i].level]++;
-    if (walk->outcome == MMU_OK)
-        fill(d, request->va, resume, walk);
+    }
+    onedim_walk_from(d, request, &resume, walk);
+    if (level && rights_may_be_old(walk)) {
+        resume = root_of(d);
+        onedim_walk_from(d, request, &resume, walk);
+    }
 }
 
 void onedim_result(const struct mmu_walk *walk, struct translation *out)
@@ -62,7 +86,7 @@ void onedim_result(const struct mmu_walk *walk, struct translation *out)
         .value = (walk->pa & ~(walk->page_bytes - 1)) |
                  (walk->writable ? PTE_RW : 0) | (walk->user ? PTE_US : 0) |
                  (walk->executable ? 0 : PTE_XD) | (walk->dirty ? PTE_D : 0),
-        .page_bytes = walk->page_bytes,
+        .page = {walk->page_bytes, walk->page_bytes},
         .gpa = walk->pa,
         .global = walk->global,
     };
@@ -104,10 +128,7 @@ static int native_walk(struct machine *m, const struct mmu_request *request,
         return WALK_OK;
     }
     if (walk.outcome != MMU_PAGE_FAULT)
-        return why_set(m->why, EPROTO,
-                       "the guest's tables lead out of its memory, or an "
-                       "address is not canonical: %#llx",
-                       (unsigned long long)request->va);
+        return machine_no_table(m, request->va);
     m->counts.walks_faulted++;
     out->error = walk.error;
     return WALK_FAULT;

@@ -3,22 +3,13 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-/* As nested.c: the shadow tables, then the guest's memory. */
-#define TABLES_PA     (1ull << 32)
 #define PHYSICAL_BITS 52
-
 #define ROOTS_DEFAULT 16
 /* KVM gives a table up after 3 writes with no fault through it
  * (detect_write_flooding). */
 #define FLOOD 3
 /* A fault is mended at once, or by emulation; more rounds are a defect. */
 #define ROUNDS_MAX 16
-
-static uint64_t guest_base(const struct machine *m)
-{
-    return (TABLES_PA + m->shadowing.arena_bytes + PAGE_1G - 1) &
-           ~(PAGE_1G - 1);
-}
 
 /* ---- What the shadow MMU asks of us -------------------------------------- */
 
@@ -48,7 +39,7 @@ static int host_frame(void *arg, uint64_t frame, struct shadow_frame *host)
     if (frame >= m->guest.ram_bytes / PAGE_4K)
         return -EFAULT;
     *host = (struct shadow_frame){
-        .frame = guest_base(m) / PAGE_4K + frame,
+        .frame = m->host_base / PAGE_4K + frame,
         .level = pt_leaf_level(ept_policy_page(&policy, frame * PAGE_4K)),
         .writable = true,
         .executable = true,
@@ -74,30 +65,31 @@ static void flush_all(void *arg)
 
 /* ---- The CPU on the shadow tables ---------------------------------------- */
 
-static int table_read(void *arg, uint64_t pa, uint64_t *entry)
+int shadow_table_read(void *arg, uint64_t pa, uint64_t *entry)
 {
     struct machine *m = arg;
     const uint64_t *words = m->shadowing.arena;
 
+    if (pa - m->shadowing.pa >= m->shadowing.arena_bytes)
+        return -EFAULT;
     machine_refer(m, pa);
-    *entry = words[(pa - TABLES_PA) / sizeof *words];
+    *entry = words[(pa - m->shadowing.pa) / sizeof *words];
     return 0;
 }
 
+/* Their accessed and dirty bits are always set. */
 static int table_set(void *arg, uint64_t pa, uint64_t old, uint64_t bits)
 {
-    struct machine *m = arg;
-    uint64_t *words = m->shadowing.arena;
-
-    words[(pa - TABLES_PA) / sizeof *words] = old | bits;
-    return 0;
+    (void)arg;
+    (void)pa;
+    (void)old;
+    (void)bits;
+    return -EFAULT;
 }
 
-static void hardware_walk(struct machine *m, const struct mmu_request *request,
-                          struct mmu_walk *walk)
+void shadow_paging(const struct machine *m, struct mmu_state *paging)
 {
-    const struct mmu_memory memory = {table_read, table_set, m};
-    const struct mmu_state paging = {
+    *paging = (struct mmu_state){
         .cr3 = shadow_root(m->shadowing.shadow),
         .levels = m->guest.levels,
         .physical_bits = PHYSICAL_BITS,
@@ -105,13 +97,21 @@ static void hardware_walk(struct machine *m, const struct mmu_request *request,
         .nxe = true,
         .pages_1g = true,
     };
+}
+
+void shadow_cpu_walk(struct machine *m, const struct mmu_request *request,
+                     struct mmu_walk *walk)
+{
+    const struct mmu_memory memory = {shadow_table_read, table_set, m};
+    struct mmu_state paging;
     const struct onedim dimension = {
         .state = &paging,
         .memory = &memory,
         .psc = &m->psc,
-        .references = m->counts.guest,
+        .references = m->counts.shadow,
     };
 
+    shadow_paging(m, &paging);
     onedim_walk(m, &dimension, request, walk);
 }
 
@@ -136,10 +136,7 @@ static int page_fault_exit(struct machine *m, const struct mmu_request *request,
         out->gpa = fault.pa;
         return WALK_EMULATED;
     default:
-        return why_set(m->why, EPROTO,
-                       "the guest's tables lead out of its memory, or an "
-                       "address is not canonical: %#llx",
-                       (unsigned long long)request->va);
+        return machine_no_table(m, request->va);
     }
 }
 
@@ -150,19 +147,19 @@ static int shadow_walk(struct machine *m, const struct mmu_request *request,
     int result;
 
     for (unsigned round = 0; round < ROUNDS_MAX; round++) {
-        hardware_walk(m, request, &walk);
+        shadow_cpu_walk(m, request, &walk);
         if (walk.outcome == MMU_OK) {
             m->counts.walks++;
             onedim_result(&walk, out);
-            out->gpa = walk.pa - guest_base(m);
+            out->gpa = walk.pa - m->host_base;
             out->global = false;
             return WALK_OK;
         }
         m->counts.walks_faulted++;
+        machine_drop(m, request->va);
         result = walk.outcome == MMU_PAGE_FAULT
                      ? page_fault_exit(m, request, walk.error, out)
-                     : why_set(m->why, EPROTO, "%#llx is not canonical",
-                               (unsigned long long)request->va);
+                     : machine_no_table(m, request->va);
         if (result != -EAGAIN)
             return result;
     }
@@ -226,15 +223,17 @@ static unsigned tables_needed(const struct machine *m)
     return needed < SHADOW_PAGES_MAX ? (unsigned)needed : SHADOW_PAGES_MAX;
 }
 
-int shadow_create(struct machine *m, struct why *why)
+int shadow_create(struct machine *m, uint64_t *host_next, struct why *why)
 {
     struct shadowing *s = &m->shadowing;
+    bool agile = m->config.technique == MODEL_AGILE;
     const struct shadow_config config = {
-        .policy = m->config.shadow_policy,
+        .policy = agile ? SHADOW_TRACED : m->config.shadow_policy,
         .roots =
             m->config.shadow_roots ? m->config.shadow_roots : ROOTS_DEFAULT,
-        .flood = FLOOD,
-        .tables_pa = TABLES_PA,
+        /* What is written often goes to nested mode instead. */
+        .flood = agile ? 0 : FLOOD,
+        .tables_pa = *host_next,
     };
     const struct shadow_ops ops = {
         .memory = {guest_read, guest_set, m},
@@ -244,13 +243,12 @@ int shadow_create(struct machine *m, struct why *why)
     };
     int err;
 
+    s->pa = *host_next;
     s->arena_bytes = shadow_arena_bytes(tables_needed(m));
-    s->arena = mmap(NULL, s->arena_bytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (s->arena == MAP_FAILED) {
-        s->arena = NULL;
+    *host_next += s->arena_bytes;
+    s->arena = machine_reserve(s->arena_bytes);
+    if (!s->arena)
         return why_set(why, ENOMEM, "no address space for shadow tables");
-    }
     err = shadow_init(&s->shadow, s->arena, s->arena_bytes, &config, &ops);
     if (!err)
         err = shadow_set_state(s->shadow, &m->paging, SHADOW_BOTH);

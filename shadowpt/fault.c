@@ -90,6 +90,7 @@ static struct key child_key(const struct shadow *s, const struct fill *f,
     } else {
         key.frame = aligned(f->frame, level);
         key.access = f->access;
+        key.protection = s->role & ROLE_PKE ? f->walk.key : 0;
         key.direct = true;
     }
     return key;
@@ -149,18 +150,31 @@ static uint32_t make_path(struct shadow *s, const struct fill *f,
     return entry_at(page, f->request->va, level);
 }
 
-/* A write to a table: is there a way not to trace it any longer? */
+/* A write to a table: is there a way not to trace it any longer? One that can
+ * be let go is no nuisance however often it is written. */
 static bool loosen(struct shadow *s, uint32_t frame)
 {
-    return frame_abandon(s, frame) || frame_flooded(s, frame) ||
-           frame_unsync(s, frame);
+    return frame_abandon(s, frame) || frame_unsync(s, frame) ||
+           frame_flooded(s, frame);
 }
 
-static bool allows(const struct mmu_request *request, uint64_t value)
+/* The CPU runs with CR0.WP set, so that WD denies the supervisor even where
+ * the guest has it clear (SDM vol. 3A, 4.6.2). AD would be a true fault. */
+static bool key_denies_write(const struct shadow *s, uint64_t value)
+{
+    unsigned key = (value & PTE_KEY) >> PTE_KEY_SHIFT;
+
+    return (s->role & ROLE_PKE) && (value & PTE_US) &&
+           (s->state.pkru & PKRU_WD(key));
+}
+
+/* Will the CPU do the access with this leaf? */
+static bool allows(const struct shadow *s, const struct mmu_request *request,
+                   uint64_t value)
 {
     switch (request->access) {
     case MMU_WRITE:
-        return value & PTE_RW;
+        return (value & PTE_RW) && !key_denies_write(s, value);
     case MMU_FETCH:
         return value && !(value & PTE_XD);
     default:
@@ -173,14 +187,13 @@ static uint64_t make_leaf(struct shadow *s, const struct fill *f)
     bool write = f->request->access == MMU_WRITE;
     unsigned level;
     uint32_t entry = make_path(s, f, &level);
-    unsigned n = f->walk.references;
     uint64_t value = leaf_value(s->role, f->access, level, &f->host);
 
     if ((value & PTE_RW) && frame_traced(s, f->frame) &&
         !(write && loosen(s, f->frame)))
         value &= ~PTE_RW;
     if (value && (s->role & ROLE_PKE))
-        value |= f->walk.reference[n - 1].entry & PTE_KEY;
+        value |= (uint64_t)f->walk.key << PTE_KEY_SHIFT;
     if (value)
         entry_set_leaf(s, entry, aligned(f->frame, level), value);
     else if (s->entries[entry])
@@ -208,7 +221,7 @@ static enum shadow_outcome fill(struct shadow *s, struct fill *f,
                 (f->walk.executable ? ACC_X : 0) | (f->walk.dirty ? ACC_D : 0);
     page_reserve(s, MMU_LEVELS_MAX);
     value = make_leaf(s, f);
-    if (allows(f->request, value))
+    if (allows(s, f->request, value))
         return SHADOW_FIXED;
     if (f->request->access == MMU_WRITE) {
         s->stats.traced_writes++;

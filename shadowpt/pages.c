@@ -55,7 +55,8 @@ void page_init(struct shadow *s)
 bool page_same_key(const struct key *a, const struct key *b)
 {
     return a->frame == b->frame && a->role == b->role && a->level == b->level &&
-           a->access == b->access && a->direct == b->direct;
+           a->access == b->access && a->protection == b->protection &&
+           a->direct == b->direct;
 }
 
 static uint32_t find(const struct shadow *s, const struct key *key)
@@ -149,7 +150,6 @@ void root_free(struct shadow *s, uint32_t root)
     s->page[page].root = false;
     chain_push(s->page_link[IDLE], &s->orphan_head, page);
     s->root[root].page = NONE;
-    s->flush = true;
     page_free(s, page);
 }
 

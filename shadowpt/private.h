@@ -56,6 +56,7 @@ enum page_chain {
 struct key {
     uint32_t frame, role;
     uint8_t level, access;
+    uint8_t protection; /* protection key of a direct page's leaves */
     bool direct;
 };
 

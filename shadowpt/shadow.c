@@ -1,7 +1,7 @@
 #include "shadowpt/shadow.h"
 #include "shadowpt/private.h"
 
-#include <errno.h>
+#include <linux/errno.h>
 
 static uint32_t power_of_two(uint32_t at_least)
 {
@@ -93,6 +93,8 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
         return -EINVAL;
     if (pages < SHADOW_PAGES_MIN)
         return -ENOMEM;
+    if (config->tables_pa > PTE_ADDR - (pages - 1) * PAGE_4K)
+        return -EINVAL;
     lay_out(&s, arena, pages);
     s->config = *config;
     s->ops = *ops;
@@ -215,9 +217,9 @@ int shadow_set_state(struct shadow *s, const struct mmu_state *state,
         state->physical_bits < 36 || state->physical_bits > 52)
         return -EINVAL;
     if (state->pke && mode != SHADOW_BOTH)
-        return -ENOTSUP;
+        return -EOPNOTSUPP;
     if (mode == SHADOW_KERNEL && state->smap && !state->smep)
-        return -ENOTSUP;
+        return -EOPNOTSUPP;
     s->state = *state;
     s->mode = mode;
     s->role = role_of(state, mode);

@@ -6,8 +6,10 @@
  * The shadow tables are x86-64's (mmu/entry.h), with as many levels as the
  * guest's. Their upper entries allow everything; a leaf has the rights of
  * the guest's whole path, is absent until the guest's accessed bits are set,
- * and is read-only until the guest's dirty bit is. The CPU must run on them
- * with CR0.WP and EFER.NXE set, whatever the guest asked for.
+ * and is read-only until the guest's dirty bit is. Accessed and dirty bits of
+ * the shadow's own entries are always set: the CPU never writes to them. It
+ * must run on them with CR0.WP and EFER.NXE set, whatever the guest asked for,
+ * and without PCIDs, unless both flush callbacks reach all of them.
  *
  * Words are Adams and Agesen's (ASPLOS 2006): a true page fault is the
  * guest's own, a hidden one only says that the shadow was not filled yet, a
@@ -43,13 +45,18 @@ struct shadow_config {
     unsigned roots; /* at most so many are cached: 1 to SHADOW_ROOTS_MAX */
     bool splinter;  /* 4 KiB shadows even where the host has large pages */
     /* A table written so often with no fault through it in between is taken
-     * for one no longer: its shadow is given up. 0: never. */
+     * for one no longer: its shadow is given up. 2 or more (KVM's is 3), or 0:
+     * never. */
     unsigned flood;
-    uint64_t tables_pa; /* host-physical address of the arena, which is
-                           contiguous there and 4 KiB aligned */
+    /* Host-physical address of the arena, 4 KiB aligned. The tables come first
+     * in it and must be contiguous there: who walks them in software finds the
+     * table at address X at arena + (X - tables_pa). */
+    uint64_t tables_pa;
 };
 
 #define SHADOW_ROOTS_MAX 256u
+/* Enough for one access at a time. An instruction of a real CPU can need a
+ * dozen pages at once, or it faults for ever: give it 64. */
 #define SHADOW_PAGES_MIN 16u
 #define SHADOW_PAGES_MAX (1u << 22)
 
@@ -77,8 +84,9 @@ enum shadow_outcome {
     SHADOW_FIXED,      /* a hidden fault: run the instruction again */
     SHADOW_TRUE_FAULT, /* give the guest #PF with `error` */
     /* The guest may do this write, but the CPU can't: of a traced table, of
-     * memory read-only in the host, or of a read-only user page at CPL 0 with
-     * CR0.WP clear. Emulate it at `pa`, then call shadow_guest_write. */
+     * memory read-only in the host, or at CPL 0 with CR0.WP clear of a user
+     * page that is read-only or so by its protection key. Emulate it at `pa`,
+     * then call shadow_guest_write. */
     SHADOW_EMULATE_WRITE,
     /* Nothing (or nothing executable, on a fetch) is at `pa`: a device's
      * address, or, with `table`, a guest table that can't be read. */
@@ -101,7 +109,7 @@ struct shadow_stats {
     uint64_t no_memory;       /* faults that ended in SHADOW_NO_MEMORY */
     uint64_t guest_writes;    /* calls of shadow_guest_write */
     uint64_t updated_entries; /* leaves rewritten because of such a call */
-    uint64_t prefetched;      /* leaves filled by such a call */
+    uint64_t prefetched;      /* leaves filled by such a call, or at INVLPG */
     uint64_t unsyncs;         /* page tables let go */
     uint64_t resyncs;         /* page tables looked through again */
     uint64_t resync_entries;  /* single entries looked at, at INVLPG */
@@ -120,7 +128,7 @@ struct shadow_stats {
 
 struct shadow;
 
-/* Bytes of an arena for `tables` shadow tables: about 10.8 KiB for each. 0
+/* Bytes of an arena for `tables` shadow tables: 10.3 to 11 KiB for each. 0
  * when out of SHADOW_PAGES_MIN .. SHADOW_PAGES_MAX. */
 size_t shadow_arena_bytes(unsigned tables);
 
@@ -132,13 +140,14 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
                 const struct shadow_ops *ops);
 
 /* The guest's control registers and whose accesses come next; CR3 too, which
- * is no flush by itself when it stays the same. -ENOTSUP for what shadows
- * can't express: protection keys in a mode of its own; SMAP without SMEP in
- * SHADOW_KERNEL. Nothing is changed then. */
+ * is no flush when it stays the same (shadow_flush_all, where the change is
+ * one). -EINVAL for a number of levels or physical bits that can't be;
+ * -EOPNOTSUPP for what shadows can't express: protection keys in a mode of its
+ * own; SMAP without SMEP in SHADOW_KERNEL. Nothing is changed then. */
 int shadow_set_state(struct shadow *s, const struct mmu_state *state,
                      enum shadow_mode mode);
 
-/* MOV to CR3. */
+/* MOV to CR3, taken as one that flushes everything. */
 void shadow_set_cr3(struct shadow *s, uint64_t cr3);
 
 /* What the CPU's CR3 must hold: may change with the two calls above, and with
@@ -153,7 +162,7 @@ enum shadow_outcome shadow_fault(struct shadow *s, uint32_t error,
                                  struct shadow_fault *fault);
 
 /* Guest memory was changed by somebody who isn't the CPU on the shadow
- * tables: after the write. */
+ * tables, an emulated write included: after the write. */
 void shadow_guest_write(struct shadow *s, uint64_t pa, uint64_t bytes);
 
 /* INVLPG; and every other flush of the guest's (CR4, INVPCID, WBINVD is not

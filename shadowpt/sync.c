@@ -132,6 +132,19 @@ void sync_all(struct shadow *s)
     }
 }
 
+/* One entry of a page table brought in step, and filled where it was absent:
+ * who flushes a page is about to use it. */
+static void sync_entry(struct shadow *s, uint32_t page, uint32_t entry)
+{
+    bool absent = !s->entries[entry];
+
+    if (!s->page[page].unsync)
+        return;
+    if (leaf_rebuild(s, entry) && absent)
+        s->stats.prefetched++;
+    s->stats.resync_entries++;
+}
+
 /* INVLPG: one entry of the table that maps the address, which stays out of
  * step otherwise. */
 void sync_va(struct shadow *s, uint32_t page, uint64_t va)
@@ -141,16 +154,11 @@ void sync_va(struct shadow *s, uint32_t page, uint64_t va)
         uint32_t entry = entry_at(page, va, level);
         uint64_t value = s->entries[entry];
 
-        if (!value)
-            return;
         if (level == 1) {
-            if (s->page[page].unsync) {
-                leaf_rebuild(s, entry);
-                s->stats.resync_entries++;
-            }
+            sync_entry(s, page, entry);
             return;
         }
-        if (spte_leaf(level, value))
+        if (!value || spte_leaf(level, value))
             return;
         page = child_of(s, value);
     }

@@ -5,45 +5,47 @@
 
 #define NO_CHANGE UINT32_MAX
 
-static bool in_large_area(unsigned index)
-{
-    return index >= TABLES / 2 && index < TABLES;
-}
-
+/* The second half of the tables begins the area that the host maps in large
+ * pages: the window's tables follow the first. */
 uint64_t guest_frame_pa(unsigned index)
 {
-    return (uint64_t)(index + (in_large_area(index) ? LARGE_AREA : 0)) *
-           PAGE_4K;
+    bool large = index >= TABLES / 2 && index < TABLES;
+
+    return (large ? LARGE_AREA + index - TABLES / 2 : index) * PAGE_4K;
 }
 
 int guest_slot(uint64_t pa)
 {
-    uint64_t frame = pa / PAGE_4K, index = frame % LARGE_AREA;
+    uint64_t frame = pa / PAGE_4K;
+    uint64_t index =
+        frame < LARGE_AREA ? frame : frame - LARGE_AREA + TABLES / 2;
 
-    if (index >= FRAMES || guest_frame_pa(index) != frame * PAGE_4K)
+    if (index >= FRAMES || guest_frame_pa((unsigned)index) != frame * PAGE_4K)
         return -1;
     return (int)(index * PT_ENTRIES + pa % PAGE_4K / 8);
 }
 
-static void window(struct guest *g)
+/* One table for each level under the root; the last one's entries lead to all
+ * tables. */
+static void window(struct guest *g, unsigned levels)
 {
     const uint64_t rights = PTE_P | PTE_RW;
-    uint64_t *top = &g->memory[(size_t)TABLES * PT_ENTRIES];
+    unsigned first = FRAMES - (levels - 1), last = FRAMES - 1;
 
-    top[0] = guest_frame_pa(TABLES + 1) | rights;
-    top[PT_ENTRIES] = guest_frame_pa(TABLES + 2) | rights;
+    for (unsigned i = first; i < last; i++)
+        g->memory[(size_t)i * PT_ENTRIES] = guest_frame_pa(i + 1) | rights;
     for (unsigned i = 0; i < TABLES; i++) {
-        top[2 * PT_ENTRIES + i] = guest_frame_pa(i) | rights;
-        g->memory[i * PT_ENTRIES + WINDOW] = guest_frame_pa(TABLES) | rights;
+        g->memory[last * PT_ENTRIES + i] = guest_frame_pa(i) | rights;
+        g->memory[i * PT_ENTRIES + WINDOW] = guest_frame_pa(first) | rights;
     }
 }
 
-void guest_init(struct guest *g)
+void guest_init(struct guest *g, unsigned levels)
 {
     memset(g, 0, sizeof *g);
     for (unsigned i = 0; i < SLOTS; i++)
         g->last[i] = NO_CHANGE;
-    window(g);
+    window(g, levels);
     g->now = 1;
 }
 
@@ -104,25 +106,42 @@ int guest_set(void *guest, uint64_t pa, uint64_t old, uint64_t bits)
     return 0;
 }
 
-/* Scattered where the host has 4 KiB pages only, else shifted as a whole. */
-int guest_host(uint64_t frame, struct shadow_frame *host)
+unsigned guest_unit(uint64_t frame)
 {
+    if (frame < LARGE_AREA)
+        return (unsigned)frame;
+    return LARGE_AREA +
+           (frame < SMALL_END ? (unsigned)(frame / PT_ENTRIES) : 0);
+}
+
+/* Scattered where the host has 4 KiB pages only, else shifted as a whole. */
+int guest_host(const struct guest *g, uint64_t frame, struct shadow_frame *host)
+{
+    uint64_t moved;
+
     if (!has_memory(frame * PAGE_4K))
-        return -1;
+        return -EFAULT;
+    moved = g->moved[guest_unit(frame)] % 8;
+    if (moved == 7)
+        return -EFAULT;
     host->level = frame < LARGE_AREA ? 1 : frame < SMALL_END ? 2 : 3;
     host->frame = host->level == 1   ? 0x100000 + frame * 5 % LARGE_AREA
                   : host->level == 2 ? 0x200000 + frame
                                      : 0x1000000 + frame;
+    host->frame += moved << 26;
     host->writable = frame - HOST_READONLY >= 4;
-    host->executable = true;
+    host->executable = frame - HOST_NOEXEC >= 4;
     return 0;
 }
 
-uint64_t guest_host_pa(uint64_t pa)
+uint64_t guest_host_pa(const struct guest *g, uint64_t pa,
+                       enum mmu_access access)
 {
     struct shadow_frame host;
 
-    if (guest_host(pa / PAGE_4K, &host))
+    if (guest_host(g, pa / PAGE_4K, &host) ||
+        (access == MMU_WRITE && !host.writable) ||
+        (access == MMU_FETCH && !host.executable))
         return UINT64_MAX;
     return host.frame * PAGE_4K + pa % PAGE_4K;
 }
@@ -176,6 +195,8 @@ static uint64_t reserved(const struct guest *g, unsigned level, uint64_t entry)
         bits |= PTE_XD;
     if (level >= 4 || (level == 3 && !g->state.pages_1g))
         bits |= PTE_PS;
+    if (level >= 4 && g->state.g_reserved)
+        bits |= PTE_G;
     if (level > 1 && (entry & PTE_PS))
         bits |= ((1ull << pt_shift(level)) - 1) & ~(PAGE_4K * 2 - 1);
     return entry & bits;
@@ -184,6 +205,7 @@ static uint64_t reserved(const struct guest *g, unsigned level, uint64_t entry)
 /* A path as far as it was followed. */
 struct path {
     bool w, u, x;
+    unsigned key; /* of the last entry */
 };
 
 static void add(const struct guest *g, struct path *p, uint64_t entry)
@@ -191,6 +213,18 @@ static void add(const struct guest *g, struct path *p, uint64_t entry)
     p->w = p->w && (entry & PTE_RW);
     p->u = p->u && (entry & PTE_US);
     p->x = p->x && !(g->state.nxe && (entry & PTE_XD));
+    p->key = (unsigned)(entry >> 59) & 15;
+}
+
+/* SDM vol. 3A, 4.6.2. */
+static bool key_denies(const struct guest *g, const struct path *p,
+                       const struct mmu_request *r)
+{
+    uint32_t rights = g->state.pkru >> 2 * p->key & 3;
+    bool write = r->access == MMU_WRITE && (r->user || g->state.wp);
+
+    return g->state.pke && p->u && r->access != MMU_FETCH &&
+           ((rights & 1) || (write && (rights & 2)));
 }
 
 static bool permitted(const struct guest *g, const struct path *p,
@@ -198,6 +232,8 @@ static bool permitted(const struct guest *g, const struct path *p,
 {
     const struct mmu_state *s = &g->state;
 
+    if (key_denies(g, p, r))
+        return false;
     if (r->user)
         return p->u && (r->access == MMU_WRITE   ? p->w
                         : r->access == MMU_FETCH ? p->x
@@ -239,7 +275,7 @@ static void fault(struct expected *e, uint32_t error)
 void guest_expect(const struct guest *g, const struct mmu_request *r,
                   struct expected *e)
 {
-    struct path path = {true, true, true};
+    struct path path = {true, true, true, 0};
     uint64_t table = g->state.cr3 & PTE_ADDR;
 
     *e = (struct expected){.outcome = MMU_OK, .error = error_code(g, r)};
@@ -266,8 +302,9 @@ void guest_expect(const struct guest *g, const struct mmu_request *r,
         e->pending |= (e->bits[e->entries++] & ~entry) != 0;
         if (is_leaf(level, entry)) {
             e->pa = leaf_pa(level, entry, r->va);
+            e->user = path.u;
             if (!permitted(g, &path, r))
-                fault(e, PF_P);
+                fault(e, PF_P | (key_denies(g, &path, r) ? PF_PK : 0));
             return;
         }
         table = entry & PTE_ADDR;
@@ -299,7 +336,8 @@ static bool leads(const struct search *s, uint64_t entry, unsigned level,
     return until > flush_time(s->g, r->va, level) &&
            (r->access != MMU_WRITE || (entry & PTE_D)) &&
            permitted(s->g, &path, r) &&
-           guest_host_pa(leaf_pa(level, entry, r->va)) == s->host_pa;
+           guest_host_pa(s->g, leaf_pa(level, entry, r->va), r->access) ==
+               s->host_pa;
 }
 
 /* Entries are read from the root down: each at a time no earlier than the one
@@ -338,5 +376,5 @@ bool guest_stale(const struct guest *g, const struct mmu_request *request,
 
     return canonical(g, request->va) &&
            follow(&s, g->state.cr3 & PTE_ADDR, g->state.levels, s.flushed,
-                  (struct path){true, true, true});
+                  (struct path){true, true, true, 0});
 }

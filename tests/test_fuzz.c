@@ -15,6 +15,11 @@
 
 #define INPUT_MAX 65536
 #define MUTATIONS 3000
+#ifdef __SANITIZE_ADDRESS__
+#define MUTATIONS_SLOW 500 /* of what takes a MiB for each input */
+#else
+#define MUTATIONS_SLOW MUTATIONS
+#endif
 
 typedef int fuzz_target(const uint8_t *bytes, size_t count);
 
@@ -72,7 +77,8 @@ static bool read_input(const char *path, struct input *input)
     return true;
 }
 
-static void replay(const char *name, fuzz_target *target)
+static void replay_some(const char *name, fuzz_target *target,
+                        unsigned mutations)
 {
     char folder[512], path[1024];
     struct input *seed = malloc(sizeof *seed), *mutant = malloc(sizeof *mutant);
@@ -90,7 +96,7 @@ static void replay(const char *name, fuzz_target *target)
             continue;
         seeds++;
         feed(target, seed);
-        for (unsigned i = 0; i < MUTATIONS; i++) {
+        for (unsigned i = 0; i < mutations; i++) {
             *mutant = *seed;
             mutate(mutant, &random);
             feed(target, mutant);
@@ -101,6 +107,11 @@ static void replay(const char *name, fuzz_target *target)
     free(seed);
     free(mutant);
     CU_ASSERT(seeds > 0);
+}
+
+static void replay(const char *name, fuzz_target *target)
+{
+    replay_some(name, target, MUTATIONS);
 }
 
 static void elf(void)
@@ -130,12 +141,12 @@ static void profile(void)
 
 static void trace(void)
 {
-    replay("trace", fuzz_trace);
+    replay_some("trace", fuzz_trace, MUTATIONS_SLOW);
 }
 
 static void block(void)
 {
-    replay("block", fuzz_block);
+    replay_some("block", fuzz_block, MUTATIONS_SLOW);
 }
 
 static void lackey(void)

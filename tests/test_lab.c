@@ -230,6 +230,32 @@ static void everywhere_the_same(void)
     table_free(runs);
 }
 
+/* ---- Paging ------------------------------------------------------------ */
+
+/* docs/paging.md has the command for all of its cases. */
+static void paging_agrees(void)
+{
+    char *folder = test_folder(), results[600];
+    struct table *runs;
+
+    snprintf(results, sizeof results, "%s/r", folder);
+    free(folder);
+    if (!have("qemu-system-x86_64", "qemu-system-x86") ||
+        !lab_ok(results, LAB " -- run -t shadow,nested -w paging --ops 1020000 "
+                             "--no-counters"))
+        return;
+    runs = read_csv(results, "runs.csv");
+    CU_ASSERT(runs && table_rows(runs) == 2);
+    for (size_t i = 0; runs && i < table_rows(runs); i++) {
+        const char *message = cell(runs, i, "message");
+
+        CU_ASSERT_STRING_EQUAL(cell(runs, i, "status"), "ok");
+        CU_ASSERT_PTR_NOT_NULL(strstr(message, "no disagreement"));
+        printf("(%s: %s) ", cell(runs, i, "technique"), message);
+    }
+    table_free(runs);
+}
+
 /* ---- In the lab -------------------------------------------------------- */
 
 /* Suites that need a KVM with its tracepoints, or a switch to turn. */
@@ -334,6 +360,7 @@ static void walk_references(void)
 
 TEST_SUITE(lab, {"exits are exact, sources agree, runs repeat", exact_exits},
            {"every workload computes the same everywhere", everywhere_the_same},
+           {"accesses end as the walker says", paging_agrees},
            {"suites that need KVM's tracepoints and switch", suites_inside},
            {"the guest reaches its first operation quickly", boots_quickly},
            {"page-walk references under Bochs", walk_references});

@@ -9,15 +9,17 @@
 #include "tests/shadow_guest.h"
 #include "tests/test.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define TLB_ENTRIES 64u
+#define PDE_ENTRIES 16u
 #define TABLES_PA   0x7000000000ull
 
 #ifdef __SANITIZE_ADDRESS__
-#define DIVISOR 20
+#define DIVISOR 4
 #else
 #define DIVISOR 1
 #endif
@@ -25,9 +27,9 @@
 /* One run of random operations. */
 struct scenario {
     const char *name;
-    enum shadow_policy policy;
-    unsigned operations, tables, roots, levels, flood;
-    bool tlb, apart, roles, splinter;
+    unsigned thousands; /* of operations */
+    unsigned tables, roots, levels, flood;
+    bool tlb, apart, roles, splinter, amd;
 };
 
 struct tlb_entry {
@@ -36,14 +38,25 @@ struct tlb_entry {
     bool valid;
 };
 
+/* A paging-structure cache: where the page table of 2 MiB is. */
+struct pde_entry {
+    uint64_t root, region, table;
+    bool valid;
+};
+
 struct machine {
     const struct scenario *scenario;
+    enum shadow_policy policy;
     struct shadow *shadow;
     uint64_t *arena;
+    size_t bytes;
     struct tlb_entry tlb[TLB_ENTRIES];
+    struct pde_entry pde[PDE_ENTRIES];
     struct guest guest;
+    uint64_t recent[8]; /* addresses: without locality nothing gets stale */
     uint64_t random, failures, operation;
-    uint64_t expected_true, hits, stale;
+    uint64_t expected_true, fixed, emulated, hits, stale;
+    uint64_t page_flushes, all_flushes;
 };
 
 static uint32_t chance(struct machine *m, uint32_t below)
@@ -82,11 +95,21 @@ static struct tlb_entry *tlb_slot(struct machine *m, uint64_t root, uint64_t va)
     return &m->tlb[mixed >> 58];
 }
 
+static struct pde_entry *pde_slot(struct machine *m, uint64_t root, uint64_t va)
+{
+    uint64_t mixed = (va / PAGE_2M ^ root) * 0x9e3779b97f4a7c15ull;
+
+    return &m->pde[mixed >> 60];
+}
+
+static struct machine *machine_of(void *guest)
+{
+    return (struct machine *)((char *)guest - offsetof(struct machine, guest));
+}
+
 static void flush_page(void *arg, uint64_t va)
 {
-    struct guest *g = arg;
-    struct machine *m =
-        (struct machine *)((char *)g - offsetof(struct machine, guest));
+    struct machine *m = machine_of(arg);
 
     for (unsigned i = 0; i < TLB_ENTRIES; i++) {
         unsigned shift = m->tlb[i].valid ? 9 * (m->tlb[i].level - 1) : 0;
@@ -94,51 +117,92 @@ static void flush_page(void *arg, uint64_t va)
         if (m->tlb[i].page >> shift == va / PAGE_4K >> shift)
             m->tlb[i].valid = false;
     }
+    memset(m->pde, 0, sizeof m->pde);
+    m->page_flushes++;
 }
 
 static void flush_all(void *arg)
 {
-    struct guest *g = arg;
-    struct machine *m =
-        (struct machine *)((char *)g - offsetof(struct machine, guest));
+    struct machine *m = machine_of(arg);
 
     for (unsigned i = 0; i < TLB_ENTRIES; i++)
         m->tlb[i].valid = false;
+    memset(m->pde, 0, sizeof m->pde);
+    m->all_flushes++;
 }
 
 static int host_frame(void *arg, uint64_t frame, struct shadow_frame *host)
 {
-    (void)arg;
-    return guest_host(frame, host);
+    return guest_host(arg, frame, host);
+}
+
+/* The promise: an upper entry allows everything, and nothing is there for the
+ * CPU to set. */
+static void check_entry(struct machine *m, uint64_t entry, unsigned level,
+                        uint64_t va)
+{
+    const uint64_t upper = PTE_P | PTE_RW | PTE_US | PTE_A;
+    const uint64_t leaf = PTE_P | PTE_A | PTE_D;
+    bool large = level > 1 && (entry & PTE_PS);
+
+    if (level == 1 || large ? (entry & leaf) != leaf
+                            : (entry & (upper | PTE_XD)) != upper)
+        wrong(m, "bits missing in a shadow entry", va);
+    if (large &&
+        (level > 3 || (entry & PTE_ADDR & ((1ull << pt_shift(level)) - 1))))
+        wrong(m, "a reserved bit in a shadow entry", va);
+}
+
+static uint64_t shadow_entry(struct machine *m, uint64_t table, unsigned level,
+                             uint64_t va)
+{
+    uint64_t number = (table - TABLES_PA) / PAGE_4K, entry;
+
+    if (number >= shadow_tables(m->shadow)) {
+        wrong(m, "a shadow entry leads out of the arena", va);
+        return 0;
+    }
+    entry = m->arena[number * PT_ENTRIES + pt_index(va, level)];
+    if (!(entry & PTE_P))
+        return 0;
+    check_entry(m, entry, level, va);
+    return entry;
 }
 
 /* The shadow's leaf for an address, cut to 4 KiB, or 0. */
 static uint64_t shadow_leaf(struct machine *m, uint64_t va, unsigned *size)
 {
-    uint64_t table = shadow_root(m->shadow), entry;
+    uint64_t root = shadow_root(m->shadow), table = root, entry;
+    struct pde_entry *pde = pde_slot(m, root, va);
+    bool cached = m->scenario->tlb && pde->valid && pde->root == root &&
+                  pde->region == va / PAGE_2M;
+    unsigned level = m->scenario->levels;
 
-    for (unsigned level = m->scenario->levels;; level--) {
-        uint64_t number = (table - TABLES_PA) / PAGE_4K;
-
-        if (number >= shadow_tables(m->shadow)) {
-            wrong(m, "a shadow entry leads out of the arena", va);
-            return 0;
-        }
-        entry = m->arena[number * PT_ENTRIES + pt_index(va, level)];
-        *size = level;
-        if (!(entry & PTE_P))
-            return 0;
-        if (level == 1)
-            return entry;
-        if (entry & PTE_PS) {
-            uint64_t offset = (1ull << pt_shift(level)) - 1;
-
-            if (level > 3 || (entry & PTE_ADDR & offset))
-                wrong(m, "a reserved bit in a shadow entry", va);
-            return entry | (va & offset & PTE_ADDR);
-        }
-        table = entry & PTE_ADDR;
+    if (cached) {
+        table = pde->table;
+        level = 1;
     }
+    for (;; level--) {
+        entry = shadow_entry(m, table, level, va);
+        *size = level;
+        if (!entry || level == 1)
+            return entry;
+        if (entry & PTE_PS)
+            return entry | (va & ((1ull << pt_shift(level)) - 1) & PTE_ADDR);
+        table = entry & PTE_ADDR;
+        if (level == 2)
+            *pde = (struct pde_entry){root, va / PAGE_2M, table, true};
+    }
+}
+
+/* With CR0.WP set, WD is for the supervisor too (SDM vol. 3A, 4.6.2). */
+static bool key_denies(const struct mmu_state *s, uint64_t entry,
+                       const struct mmu_request *r)
+{
+    uint32_t rights = s->pkru >> (entry >> PTE_KEY_SHIFT & 15) * 2;
+
+    return s->pke && (entry & PTE_US) && r->access != MMU_FETCH &&
+           ((rights & 1) || (r->access == MMU_WRITE && (rights & 2)));
 }
 
 /* The rights of a shadow leaf, by the CPU; it always runs with WP and NXE. */
@@ -149,6 +213,8 @@ static bool allowed(const struct machine *m, uint64_t entry,
     bool user = m->scenario->apart || r->user, us = entry & PTE_US;
 
     if (!entry || (user && !us))
+        return false;
+    if (key_denies(s, entry, r))
         return false;
     if (r->access == MMU_FETCH)
         return !(entry & PTE_XD) && !(!user && s->smep && us);
@@ -198,7 +264,7 @@ static void check_hit(struct machine *m, const struct mmu_request *r,
     guest_expect(&m->guest, r, &e);
     m->hits++;
     if (e.outcome == MMU_OK && !e.pending &&
-        guest_host_pa(e.pa) == host_pa(entry, r->va))
+        guest_host_pa(&m->guest, e.pa, r->access) == host_pa(entry, r->va))
         return;
     m->stale++;
     if (strict)
@@ -233,11 +299,14 @@ static void emulate(struct machine *m, uint64_t pa, uint64_t value)
     shadow_guest_write(m->shadow, pa & ~7ull, 8);
 }
 
-/* A write the CPU can't do must have a reason. */
-static bool may_trap(const struct machine *m, uint64_t pa)
+/* A write the CPU can't do must have a reason. With CR0.WP clear it can't where
+ * the user could write then too. */
+static bool may_trap(const struct machine *m, const struct expected *e)
 {
-    return m->scenario->policy != SHADOW_VTLB || !m->guest.state.wp ||
-           pa / PAGE_4K - HOST_READONLY < 4;
+    bool unprotected = !m->guest.state.wp && !m->scenario->apart && e->user;
+
+    return m->policy != SHADOW_VTLB || unprotected ||
+           e->pa / PAGE_4K - HOST_READONLY < 4;
 }
 
 /* Returns true when the access is to be tried again. */
@@ -249,6 +318,8 @@ static bool take_fault(struct machine *m, const struct mmu_request *r,
     struct expected e;
     uint32_t changes = g->changes;
     enum shadow_outcome outcome;
+    /* A write to what the host has read-only is emulated. */
+    enum mmu_access needed = r->access == MMU_WRITE ? MMU_READ : r->access;
 
     guest_expect(g, r, &e);
     outcome = shadow_fault(m->shadow, error, r, &fault);
@@ -261,6 +332,7 @@ static bool take_fault(struct machine *m, const struct mmu_request *r,
     case SHADOW_FIXED:
         if (e.outcome != MMU_OK)
             wrong(m, "a true fault taken for a hidden one", r->va);
+        m->fixed++;
         return true;
     case SHADOW_TRUE_FAULT:
         if (e.outcome != MMU_PAGE_FAULT)
@@ -270,14 +342,15 @@ static bool take_fault(struct machine *m, const struct mmu_request *r,
         return false;
     case SHADOW_EMULATE_WRITE:
         if (e.outcome != MMU_OK || e.pa != fault.pa || r->access != MMU_WRITE ||
-            !may_trap(m, fault.pa))
+            !may_trap(m, &e))
             wrong(m, "a write to emulate that isn't one", r->va);
+        m->emulated++;
         emulate(m, fault.pa, value);
         return false;
     case SHADOW_NO_MEMORY:
         if (fault.table ? e.outcome != MMU_NO_MEMORY
                         : e.outcome != MMU_OK || e.pa != fault.pa ||
-                              guest_host_pa(e.pa) != UINT64_MAX)
+                              guest_host_pa(g, e.pa, needed) != UINT64_MAX)
             wrong(m, "memory that exists", r->va);
         return false;
     default:
@@ -305,7 +378,7 @@ static void store(struct machine *m, uint64_t entry, uint64_t va,
     for (unsigned i = 0; i < FRAMES; i++) {
         uint64_t pa = guest_frame_pa(i) | (va % PAGE_4K & ~7ull);
 
-        if (guest_host_pa(pa) == host)
+        if (guest_host_pa(&m->guest, pa, MMU_WRITE) == host)
             guest_store(&m->guest, pa, value);
     }
 }
@@ -323,7 +396,7 @@ static void set_state(struct machine *m, bool user)
 static void access_memory(struct machine *m, const struct mmu_request *r,
                           uint64_t value)
 {
-    bool exact = m->scenario->policy == SHADOW_TRACED && !m->scenario->tlb;
+    bool exact = m->policy == SHADOW_TRACED && !m->scenario->tlb;
     uint64_t entry;
 
     if (m->scenario->apart)
@@ -351,7 +424,7 @@ static unsigned some_index(struct machine *m)
     return index[chance(m, 4)];
 }
 
-static uint64_t some_va(struct machine *m)
+static uint64_t new_va(struct machine *m)
 {
     uint64_t va = 0;
 
@@ -360,6 +433,22 @@ static uint64_t some_va(struct machine *m)
     if (one_in(m, 2000))
         return va | 1ull << 60;
     return sign_extended(m, va) | some_index(m) * 8;
+}
+
+/* In the same 2 MiB: the other pages of a large one. */
+static uint64_t neighbour(struct machine *m)
+{
+    uint64_t va = m->recent[chance(m, 8)] & ~(PAGE_2M - 1);
+    return va | some_index(m) * PAGE_4K | some_index(m) * 8;
+}
+
+static uint64_t some_va(struct machine *m)
+{
+    unsigned n = chance(m, 8);
+
+    if (one_in(m, 16))
+        m->recent[n] = one_in(m, 2) ? new_va(m) : neighbour(m);
+    return m->recent[n];
 }
 
 static uint64_t window_va(const struct machine *m, unsigned frame,
@@ -371,11 +460,11 @@ static uint64_t window_va(const struct machine *m, unsigned frame,
 
 static uint64_t some_frame_pa(struct machine *m)
 {
-    switch (chance(m, 40)) {
+    switch (chance(m, 100)) {
     case 0:
         return (uint64_t)chance(m, SMALL_END) * PAGE_4K;
     case 1:
-        return (HOST_READONLY + (uint64_t)chance(m, 4)) * PAGE_4K;
+        return (HOST_READONLY + (uint64_t)chance(m, 8)) * PAGE_4K;
     case 2:
         return (SMALL_END + (uint64_t)chance(m, 99)) * PAGE_4K;
     default:
@@ -407,13 +496,15 @@ static uint64_t hostile_bits(struct machine *m)
  * level, and as data. */
 static uint64_t some_entry(struct machine *m)
 {
-    uint64_t entry = one_in(m, 12) ? large_pa(m) | PTE_PS : some_frame_pa(m);
+    uint64_t entry = one_in(m, 24) ? large_pa(m) | PTE_PS : some_frame_pa(m);
 
-    entry |= (one_in(m, 20) ? 0 : PTE_P) | (one_in(m, 10) ? 0 : PTE_RW) |
-             (one_in(m, 10) ? 0 : PTE_US) | (one_in(m, 12) ? PTE_XD : 0) |
+    entry |= (one_in(m, 99) ? 0 : PTE_P) | (one_in(m, 25) ? 0 : PTE_RW) |
+             (one_in(m, 25) ? 0 : PTE_US) | (one_in(m, 25) ? PTE_XD : 0) |
              (one_in(m, 2) ? PTE_A : 0) | (one_in(m, 2) ? PTE_D : 0) |
-             (one_in(m, 4) ? PTE_G : 0);
-    return one_in(m, 50) ? entry ^ hostile_bits(m) : entry;
+             (one_in(m, 16) ? PTE_G : 0);
+    if (one_in(m, 4))
+        entry |= (uint64_t)chance(m, 16) << PTE_KEY_SHIFT;
+    return one_in(m, 200) ? entry ^ hostile_bits(m) : entry;
 }
 
 static struct mmu_request some_request(struct machine *m)
@@ -425,18 +516,49 @@ static struct mmu_request some_request(struct machine *m)
         .va = some_va(m), .access = kind[chance(m, 4)], .user = one_in(m, 2)};
 }
 
+/* An entry on the way to an address in use, or any. */
+static unsigned some_slot(struct machine *m)
+{
+    struct mmu_request r = {.va = some_va(m)};
+    struct expected e;
+    int slot;
+
+    guest_expect(&m->guest, &r, &e);
+    slot = e.entries ? e.slot[chance(m, e.entries)] : -1;
+    if (slot < 0 || slot >= (int)(TABLES * PT_ENTRIES) || one_in(m, 2))
+        return chance(m, TABLES) * PT_ENTRIES + some_index(m);
+    return slot;
+}
+
 /* Through the window, as a kernel does, or by an emulated write. */
 static void write_entry(struct machine *m)
 {
-    unsigned frame = chance(m, TABLES), index = some_index(m);
+    unsigned slot = some_slot(m);
+    unsigned frame = slot / PT_ENTRIES, index = slot % PT_ENTRIES;
     uint64_t value = some_entry(m);
     struct mmu_request r = {.va = window_va(m, frame, index),
                             .access = MMU_WRITE};
 
-    if (m->scenario->levels == 5 || one_in(m, 8))
+    if (one_in(m, 8))
         emulate(m, guest_frame_pa(frame) | index * 8, value);
     else
         access_memory(m, &r, value);
+}
+
+/* Somebody else, a device for one, writes zeros from one entry to another: of
+ * one table, or from one into the next. */
+static void clear(struct machine *m)
+{
+    unsigned table = chance(m, TABLES / 2 - 1);
+    unsigned first = some_index(m), count = 1 + chance(m, 3 * PT_ENTRIES / 2);
+    uint64_t pa = guest_frame_pa(table) | first * 8;
+
+    if (first + count > 2 * PT_ENTRIES)
+        count = 2 * PT_ENTRIES - first;
+    for (unsigned i = 0; i < count; i++)
+        if ((first + i) % PT_ENTRIES != WINDOW)
+            guest_store(&m->guest, pa + i * 8ull, 0);
+    shadow_guest_write(m->shadow, pa, count * 8ull);
 }
 
 static void load_cr3(struct machine *m)
@@ -455,13 +577,22 @@ static void invlpg(struct machine *m)
     shadow_invlpg(m->shadow, va);
 }
 
-/* Of these only the last are no flush. SMAP stays with SMEP, as
- * SHADOW_KERNEL asks. */
+/* Protection keys are only for one root for both; that WRPKRU comes with no
+ * flush is as in the CPU. */
+static void change_keys(struct machine *m)
+{
+    struct mmu_state *s = &m->guest.state;
+
+    s->pke = !m->scenario->apart && one_in(m, 2);
+    s->pkru = chance(m, UINT32_MAX) & chance(m, UINT32_MAX);
+}
+
+/* SMAP stays with SMEP, as SHADOW_KERNEL asks. */
 static void change_state(struct machine *m)
 {
     struct mmu_state *s = &m->guest.state;
 
-    switch (m->scenario->roles ? chance(m, 4) : 3) {
+    switch (m->scenario->roles ? chance(m, 5) : 4) {
     case 0:
         s->nxe = !s->nxe;
         break;
@@ -472,6 +603,9 @@ static void change_state(struct machine *m)
     case 2:
         s->wp = !s->wp;
         break;
+    case 3:
+        change_keys(m);
+        break;
     default:
         s->ac = !s->ac;
         break;
@@ -481,10 +615,39 @@ static void change_state(struct machine *m)
     shadow_flush_all(m->shadow);
 }
 
+static void move(struct machine *m, unsigned unit)
+{
+    unsigned moved = m->guest.moved[unit] % 8;
+
+    /* Nothing stays away for long. */
+    m->guest.moved[unit] = moved == 7 || !one_in(m, 8) ? (moved + 1) % 7 : 7;
+}
+
+/* Other host pages are behind guest frames: a few, a large page's, all. */
 static void change_host(struct machine *m)
 {
-    shadow_host_changed(m->shadow, chance(m, SMALL_END),
-                        one_in(m, 4) ? UINT64_MAX : 1 + chance(m, 8));
+    uint64_t first = chance(m, LARGE_AREA - 8), frames = 1 + chance(m, 8);
+    unsigned unit = guest_unit(first), units = (unsigned)frames;
+
+    switch (chance(m, 8)) {
+    case 0:
+        first = LARGE_AREA + (uint64_t)chance(m, 2) * PT_ENTRIES;
+        frames = PT_ENTRIES;
+        unit = guest_unit(first);
+        units = 1;
+        break;
+    case 1:
+        first = 0;
+        frames = UINT64_MAX;
+        unit = 0;
+        units = HOST_UNITS;
+        break;
+    default:
+        break;
+    }
+    for (; units; units--)
+        move(m, unit++);
+    shadow_host_changed(m->shadow, first, frames);
 }
 
 static void operate(struct machine *m)
@@ -506,6 +669,8 @@ static void operate(struct machine *m)
         change_state(m);
     } else if (kind < 999 && one_in(m, 4)) {
         change_host(m);
+    } else if (kind < 999 && one_in(m, 4)) {
+        clear(m);
     } else {
         guest_flush_all(&m->guest);
         shadow_flush_all(m->shadow);
@@ -515,9 +680,13 @@ static void operate(struct machine *m)
 /* ---- Runs -----------------------------------------------------------------
  */
 
-static void start(struct machine *m, const struct scenario *scenario)
+/* Bytes behind the arena that must stay as they are. */
+#define GUARD 256u
+
+static void make_shadow(struct machine *m)
 {
-    const struct shadow_config config = {.policy = scenario->policy,
+    const struct scenario *scenario = m->scenario;
+    const struct shadow_config config = {.policy = m->policy,
                                          .roots = scenario->roots,
                                          .splinter = scenario->splinter,
                                          .flood = scenario->flood,
@@ -526,156 +695,476 @@ static void start(struct machine *m, const struct scenario *scenario)
                                    .frame = host_frame,
                                    .flush_page = flush_page,
                                    .flush_all = flush_all};
-    size_t bytes = shadow_arena_bytes(scenario->tables);
 
+    m->bytes = shadow_arena_bytes(scenario->tables);
+    m->arena = aligned_alloc(PAGE_4K, (m->bytes / PAGE_4K + 2) * PAGE_4K);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m->arena);
+    memset((char *)m->arena + m->bytes, 0x5a, GUARD);
+    CU_ASSERT_EQUAL_FATAL(
+        shadow_init(&m->shadow, m->arena, m->bytes, &config, &ops), 0);
+    CU_ASSERT_EQUAL(shadow_tables(m->shadow), scenario->tables);
+}
+
+static void start(struct machine *m, const struct scenario *scenario,
+                  enum shadow_policy policy)
+{
     memset(m, 0, sizeof *m);
     m->scenario = scenario;
+    m->policy = policy;
     m->random = 0x2545f4914f6cdd1dull + scenario->tables;
-    guest_init(&m->guest);
+    guest_init(&m->guest, scenario->levels);
     m->guest.state = (struct mmu_state){.cr3 = guest_frame_pa(3),
                                         .levels = scenario->levels,
                                         .physical_bits = 40,
                                         .wp = true,
                                         .nxe = true,
-                                        .pages_1g = true};
-    m->arena = aligned_alloc(PAGE_4K, (bytes + PAGE_4K) & ~(PAGE_4K - 1));
-    CU_ASSERT_EQUAL_FATAL(
-        shadow_init(&m->shadow, m->arena, bytes, &config, &ops), 0);
-    CU_ASSERT_EQUAL(shadow_tables(m->shadow), scenario->tables);
+                                        .pages_1g = !scenario->amd,
+                                        .g_reserved = scenario->amd};
+    make_shadow(m);
     set_state(m, false);
+}
+
+static void fill_tables(struct machine *m)
+{
+    for (unsigned i = 0; i < 8; i++)
+        m->recent[i] = new_va(m);
     for (unsigned i = 0; i < TABLES; i++)
         for (unsigned n = 0; n < 8; n++)
             emulate(m, guest_frame_pa(i) | some_index(m) * 8, some_entry(m));
 }
 
-static void finish(struct machine *m)
+/* Each event, and the policies (a bit for each) that know it. */
+#define ALL   7u
+#define TRACE (1u << SHADOW_TRACED | 1u << SHADOW_UNSYNC)
+#define LOOSE (1u << SHADOW_UNSYNC)
+#define EVENT(name, policies)                                    \
+    {                                                            \
+#name, offsetof(struct shadow_stats, name) / 8, policies \
+    }
+
+static const struct {
+    const char *name;
+    size_t at;
+    unsigned policies;
+} events[] = {
+    EVENT(hidden_missing, ALL),    EVENT(hidden_protection, ALL),
+    EVENT(true_faults, ALL),       EVENT(traced_writes, ALL),
+    EVENT(no_memory, ALL),         EVENT(guest_writes, ALL),
+    EVENT(updated_entries, TRACE), EVENT(prefetched, TRACE),
+    EVENT(unsyncs, LOOSE),         EVENT(resyncs, LOOSE),
+    EVENT(resync_entries, LOOSE),  EVENT(dropped_entries, ALL),
+    EVENT(write_protected, TRACE), EVENT(zapped_tables, ALL),
+    EVENT(reclaims, ALL),          EVENT(floods, TRACE),
+    EVENT(splintered, ALL),        EVENT(large, ALL),
+    EVENT(roots_created, ALL),     EVENT(roots_reused, ALL),
+    EVENT(roots_evicted, ALL),     EVENT(accessed_set, ALL),
+    EVENT(dirty_set, ALL),         EVENT(invlpg, ALL),
+    EVENT(cr3_loads, ALL),         EVENT(flushes, ALL),
+    EVENT(tlb_page_flushes, ALL),  EVENT(tlb_flushes, ALL),
+};
+#define EVENTS (sizeof events / sizeof events[0])
+_Static_assert(EVENTS == sizeof(struct shadow_stats) / 8, "every event");
+
+static void add_events(const struct shadow_stats *stats, uint64_t *sum)
+{
+    for (size_t i = 0; i < EVENTS; i++) {
+        sum[i] += ((const uint64_t *)stats)[events[i].at];
+        if (getenv("SHADOW_VERBOSE"))
+            printf(" %s %lu", events[i].name,
+                   (unsigned long)((const uint64_t *)stats)[events[i].at]);
+    }
+}
+
+/* Every event happens in some scenario of each policy that knows it. */
+static void check_events(enum shadow_policy policy, const uint64_t *sum)
+{
+    for (size_t i = 0; i < EVENTS; i++) {
+        bool known = events[i].policies >> policy & 1;
+
+        if (known != (sum[i] != 0))
+            printf("    %s: %lu\n", events[i].name, (unsigned long)sum[i]);
+        CU_ASSERT_EQUAL(known, sum[i] != 0);
+    }
+}
+
+static void finish(struct machine *m, uint64_t *sum)
 {
     const struct shadow_stats *stats = shadow_stats(m->shadow);
+    const unsigned char *guard = (unsigned char *)m->arena + m->bytes;
 
     CU_ASSERT_EQUAL(m->failures, 0);
     CU_ASSERT(shadow_tables_used(m->shadow) <= m->scenario->tables);
+    for (unsigned i = 0; i < GUARD; i++)
+        CU_ASSERT_EQUAL_FATAL(guard[i], 0x5a);
     CU_ASSERT_EQUAL(stats->true_faults, m->expected_true);
+    CU_ASSERT_EQUAL(stats->hidden_missing + stats->hidden_protection, m->fixed);
+    CU_ASSERT_EQUAL(stats->traced_writes, m->emulated);
+    CU_ASSERT_EQUAL(stats->tlb_page_flushes, m->page_flushes);
+    CU_ASSERT_EQUAL(stats->tlb_flushes, m->all_flushes);
     if (getenv("SHADOW_VERBOSE"))
-        printf("    %s: %lu hits, %lu stale, %lu+%lu hidden, %lu true, "
-               "%lu traced, %lu unsync, %lu resync, %lu reclaims, "
-               "%lu splintered, %lu large, %lu prefetched, %lu floods\n",
-               m->scenario->name, m->hits, m->stale, stats->hidden_missing,
-               stats->hidden_protection, stats->true_faults,
-               stats->traced_writes, stats->unsyncs, stats->resyncs,
-               stats->reclaims, stats->splintered, stats->large,
-               stats->prefetched, stats->floods);
+        printf("    %s: hits %lu stale %lu", m->scenario->name,
+               (unsigned long)m->hits, (unsigned long)m->stale);
+    add_events(stats, sum);
+    if (getenv("SHADOW_VERBOSE"))
+        printf("\n");
     free(m->arena);
 }
 
-static void run(const struct scenario *scenario, size_t count)
+/* 10 million operations. */
+static const struct scenario scenarios[] = {
+    {.name = "a CPU with a TLB",
+     .thousands = 3500,
+     .tables = 512,
+     .roots = 8,
+     .levels = 4,
+     .tlb = true},
+    {.name = "without",
+     .thousands = 2000,
+     .tables = 512,
+     .roots = 8,
+     .levels = 4,
+     .roles = true},
+    {.name = "roots apart",
+     .thousands = 2000,
+     .tables = 300,
+     .roots = 8,
+     .levels = 4,
+     .flood = 3,
+     .tlb = true,
+     .apart = true,
+     .roles = true},
+    {.name = "a small arena",
+     .thousands = 1000,
+     .tables = 20,
+     .roots = 2,
+     .levels = 4,
+     .flood = 4,
+     .tlb = true,
+     .roles = true},
+    {.name = "5 levels",
+     .thousands = 500,
+     .tables = 256,
+     .roots = 4,
+     .levels = 5,
+     .tlb = true,
+     .apart = true,
+     .roles = true,
+     .splinter = true},
+    {.name = "as AMD has it",
+     .thousands = 500,
+     .tables = 128,
+     .roots = 4,
+     .levels = 4,
+     .tlb = true,
+     .roles = true,
+     .amd = true},
+    {.name = "the smallest arena",
+     .thousands = 500,
+     .tables = SHADOW_PAGES_MIN,
+     .roots = 1,
+     .levels = 5,
+     .flood = 2,
+     .apart = true,
+     .roles = true},
+};
+
+static void run(enum shadow_policy policy)
 {
     struct machine *m = malloc(sizeof *m);
+    uint64_t sum[EVENTS] = {0};
 
     CU_ASSERT_PTR_NOT_NULL_FATAL(m);
-    for (; count; count--, scenario++) {
-        start(m, scenario);
-        for (unsigned n = scenario->operations / DIVISOR; n; n--) {
+    for (size_t i = 0; i < sizeof scenarios / sizeof scenarios[0]; i++) {
+        start(m, &scenarios[i], policy);
+        fill_tables(m);
+        for (unsigned n = scenarios[i].thousands * (1000 / DIVISOR);
+             n && m->failures < 100; n--)
             operate(m);
-            if (m->failures > 100)
-                break;
-        }
-        finish(m);
+        finish(m, sum);
     }
+    check_events(policy, sum);
     free(m);
 }
 
-#define MILLION 1000000u
-#define SCENARIOS(policy)                    \
-    {                                        \
-        {#policy ": a CPU with a TLB",       \
-         policy,                             \
-         4 * MILLION,                        \
-         512,                                \
-         8,                                  \
-         4,                                  \
-         0,                                  \
-         true,                               \
-         false,                              \
-         false,                              \
-         false},                             \
-            {#policy ": without",            \
-             policy,                         \
-             2 * MILLION,                    \
-             512,                            \
-             8,                              \
-             4,                              \
-             0,                              \
-             false,                          \
-             false,                          \
-             true,                           \
-             false},                         \
-            {#policy ": roots apart",        \
-             policy,                         \
-             2 * MILLION,                    \
-             300,                            \
-             8,                              \
-             4,                              \
-             3,                              \
-             true,                           \
-             true,                           \
-             true,                           \
-             false},                         \
-            {#policy ": a small arena",      \
-             policy,                         \
-             MILLION,                        \
-             20,                             \
-             2,                              \
-             4,                              \
-             4,                              \
-             true,                           \
-             false,                          \
-             true,                           \
-             false},                         \
-            {#policy ": 5 levels",           \
-             policy,                         \
-             MILLION / 2,                    \
-             256,                            \
-             4,                              \
-             5,                              \
-             0,                              \
-             true,                           \
-             true,                           \
-             true,                           \
-             true},                          \
-            {#policy ": the smallest arena", \
-             policy,                         \
-             MILLION / 2,                    \
-             SHADOW_PAGES_MIN,               \
-             1,                              \
-             5,                              \
-             2,                              \
-             false,                          \
-             true,                           \
-             true,                           \
-             false},                         \
-    }
-
 static void traced(void)
 {
-    static const struct scenario scenarios[] = SCENARIOS(SHADOW_TRACED);
-
-    run(scenarios, sizeof scenarios / sizeof scenarios[0]);
+    run(SHADOW_TRACED);
 }
 
 static void unsync(void)
 {
-    static const struct scenario scenarios[] = SCENARIOS(SHADOW_UNSYNC);
-
-    run(scenarios, sizeof scenarios / sizeof scenarios[0]);
+    run(SHADOW_UNSYNC);
 }
 
 static void vtlb(void)
 {
-    static const struct scenario scenarios[] = SCENARIOS(SHADOW_VTLB);
+    run(SHADOW_VTLB);
+}
 
-    run(scenarios, sizeof scenarios / sizeof scenarios[0]);
+/* ---- What each event of a process costs, by policy -------------------------
+ */
+
+#define PAGES       PT_ENTRIES
+#define PAGE_TABLE  6u
+#define FIRST_FRAME 100u
+#define RIGHTS      (PTE_P | PTE_RW | PTE_US)
+
+/* A process of one page table, which the kernel reaches by the window. */
+static void map_pages(struct machine *m)
+{
+    for (unsigned i = 3; i < PAGE_TABLE; i++)
+        emulate(m, guest_frame_pa(i), guest_frame_pa(i + 1) | RIGHTS);
+    for (uint64_t i = 0; i < PAGES; i++)
+        emulate(m, guest_frame_pa(PAGE_TABLE) + i * 8,
+                (FIRST_FRAME + i) * PAGE_4K | RIGHTS);
+}
+
+static void each_page(struct machine *m, enum mmu_access access)
+{
+    for (uint64_t i = 0; i < PAGES; i++) {
+        struct mmu_request r = {
+            .va = i * PAGE_4K, .access = access, .user = true};
+
+        access_memory(m, &r, 0);
+    }
+}
+
+static void read_pages(struct machine *m)
+{
+    each_page(m, MMU_READ);
+}
+
+static void write_pages(struct machine *m)
+{
+    each_page(m, MMU_WRITE);
+}
+
+static void protect_pages(struct machine *m)
+{
+    for (unsigned i = 0; i < PAGES; i++) {
+        struct mmu_request r = {.va = window_va(m, PAGE_TABLE, i),
+                                .access = MMU_WRITE};
+
+        access_memory(m, &r,
+                      ((FIRST_FRAME + i) * PAGE_4K | RIGHTS | PTE_A | PTE_D) &
+                          ~PTE_RW);
+    }
+}
+
+static void invlpg_pages(struct machine *m)
+{
+    for (uint64_t i = 0; i < PAGES; i++) {
+        guest_flush(&m->guest, i * PAGE_4K);
+        shadow_invlpg(m->shadow, i * PAGE_4K);
+    }
+}
+
+static void reload_cr3(struct machine *m)
+{
+    guest_flush_all(&m->guest);
+    shadow_set_cr3(m->shadow, m->guest.state.cr3);
+}
+
+struct cost {
+    unsigned missing, protection, true_faults, traced, resyncs, entries;
+};
+
+/* Of traced, unsync, vtlb. When the page table is protected again, so is the
+ * window's page; one fault lets it go. */
+static const struct step {
+    const char *name;
+    void (*act)(struct machine *m);
+    struct cost cost[3];
+} steps[] = {
+    {"map", map_pages, {{0}, {0}, {0}}},
+    {"first touch",
+     read_pages,
+     {{.missing = PAGES}, {.missing = PAGES}, {.missing = PAGES}}},
+    {"read", read_pages, {{0}, {0}, {0}}},
+    {"first write",
+     write_pages,
+     {{.protection = PAGES}, {.protection = PAGES}, {.protection = PAGES}}},
+    {"write", write_pages, {{0}, {0}, {0}}},
+    {"protect",
+     protect_pages,
+     {{.traced = PAGES}, {.missing = 1}, {.missing = 1}}},
+    {"flush", invlpg_pages, {{0}, {.entries = PAGES}, {0}}},
+    {"denied write",
+     write_pages,
+     {{.true_faults = PAGES}, {.true_faults = PAGES}, {.true_faults = PAGES}}},
+    {"switch", reload_cr3, {{0}, {.resyncs = 1}, {0}}},
+    {"read after it", read_pages, {{0}, {0}, {.missing = PAGES}}},
+};
+
+static void check_cost(const char *name, const struct cost *cost,
+                       const struct shadow_stats *before,
+                       const struct shadow_stats *now)
+{
+    const struct cost found = {
+        .missing = (unsigned)(now->hidden_missing - before->hidden_missing),
+        .protection =
+            (unsigned)(now->hidden_protection - before->hidden_protection),
+        .true_faults = (unsigned)(now->true_faults - before->true_faults),
+        .traced = (unsigned)(now->traced_writes - before->traced_writes),
+        .resyncs = (unsigned)(now->resyncs - before->resyncs),
+        .entries = (unsigned)(now->resync_entries - before->resync_entries)};
+
+    if (memcmp(&found, cost, sizeof found) != 0)
+        printf("    %s: %u missing, %u protection, %u true, %u traced, "
+               "%u resyncs, %u entries\n",
+               name, found.missing, found.protection, found.true_faults,
+               found.traced, found.resyncs, found.entries);
+    CU_ASSERT_EQUAL(memcmp(&found, cost, sizeof found), 0);
+}
+
+static void costs(void)
+{
+    static const struct scenario scenario = {
+        .name = "a process", .tables = 32, .roots = 2, .levels = 4};
+    struct machine *m = malloc(sizeof *m);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    for (unsigned policy = SHADOW_TRACED; policy <= SHADOW_VTLB; policy++) {
+        start(m, &scenario, policy);
+        for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+            struct shadow_stats before = *shadow_stats(m->shadow);
+
+            steps[i].act(m);
+            check_cost(steps[i].name, &steps[i].cost[policy], &before,
+                       shadow_stats(m->shadow));
+        }
+        CU_ASSERT_EQUAL(m->failures, 0);
+        free(m->arena);
+    }
+    free(m);
+}
+
+static void touch(struct machine *m, uint64_t va, enum mmu_access access,
+                  uint64_t value)
+{
+    struct mmu_request r = {.va = va, .access = access, .user = true};
+
+    access_memory(m, &r, value);
+}
+
+/* A page goes from its page table without INVLPG, and becomes a page table
+ * itself: the TLB may still write to it, and no trace would tell. */
+static void becomes_table(void)
+{
+    static const struct scenario scenario = {.name = "a page becomes a table",
+                                             .tables = 32,
+                                             .roots = 2,
+                                             .levels = 4,
+                                             .tlb = true};
+    const uint64_t table = guest_frame_pa(10);
+    const uint64_t entry = guest_frame_pa(PAGE_TABLE) + 8;
+    struct machine *m = malloc(sizeof *m);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    for (unsigned policy = SHADOW_TRACED; policy <= SHADOW_VTLB; policy++) {
+        start(m, &scenario, policy);
+        map_pages(m);
+        emulate(m, entry, table | RIGHTS);
+        touch(m, PAGE_4K, MMU_WRITE, FIRST_FRAME * PAGE_4K | RIGHTS);
+        emulate(m, entry, 0);
+        emulate(m, guest_frame_pa(PAGE_TABLE - 1) + 8, table | RIGHTS);
+        touch(m, PAGE_2M, MMU_READ, 0);
+        touch(m, PAGE_4K, MMU_WRITE, (FIRST_FRAME + 1) * PAGE_4K | RIGHTS);
+        guest_flush(&m->guest, PAGE_2M);
+        shadow_invlpg(m->shadow, PAGE_2M);
+        touch(m, PAGE_2M, MMU_READ, 0);
+        CU_ASSERT_EQUAL(m->failures, 0);
+        free(m->arena);
+    }
+    free(m);
+}
+
+/* ---- What is refused ------------------------------------------------------
+ */
+
+static int try_init(void *arena, size_t bytes, struct shadow_config config)
+{
+    const struct shadow_ops ops = {.frame = host_frame};
+    struct shadow *s;
+
+    return shadow_init(&s, arena, bytes, &config, &ops);
+}
+
+static void refused(void)
+{
+    const struct shadow_config good = {.roots = 1, .tables_pa = TABLES_PA};
+    struct shadow_config bad;
+    size_t bytes = shadow_arena_bytes(SHADOW_PAGES_MIN);
+    char *arena = aligned_alloc(PAGE_4K, (bytes / PAGE_4K + 2) * PAGE_4K);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(arena);
+    CU_ASSERT_EQUAL(shadow_arena_bytes(SHADOW_PAGES_MIN - 1), 0);
+    CU_ASSERT_EQUAL(shadow_arena_bytes(SHADOW_PAGES_MAX + 1), 0);
+    CU_ASSERT_EQUAL(try_init(arena, bytes, good), 0);
+    CU_ASSERT_EQUAL(try_init(arena, bytes - 1, good), -ENOMEM);
+    CU_ASSERT_EQUAL(try_init(arena, 0, good), -ENOMEM);
+    CU_ASSERT_EQUAL(try_init(arena + 8, bytes, good), -EINVAL);
+    bad = good, bad.roots = 0;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad.roots = SHADOW_ROOTS_MAX + 1;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad = good, bad.flood = 1;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad = good, bad.policy = (enum shadow_policy)(SHADOW_VTLB + 1);
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad = good, bad.tables_pa++;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad.tables_pa = PTE_ADDR - (SHADOW_PAGES_MIN - 2) * PAGE_4K;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad.tables_pa -= PAGE_4K;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), 0);
+    free(arena);
+}
+
+static void refused_states(void)
+{
+    static const struct scenario scenario = {
+        .name = "states", .tables = SHADOW_PAGES_MIN, .roots = 1, .levels = 4};
+    static const struct {
+        struct mmu_state state;
+        enum shadow_mode mode;
+        int error;
+    } cases[] = {
+        {{.levels = 3, .physical_bits = 40}, SHADOW_BOTH, -EINVAL},
+        {{.levels = 6, .physical_bits = 40}, SHADOW_BOTH, -EINVAL},
+        {{.levels = 4, .physical_bits = 35}, SHADOW_BOTH, -EINVAL},
+        {{.levels = 4, .physical_bits = 53}, SHADOW_BOTH, -EINVAL},
+        {{.levels = 4, .physical_bits = 40, .pke = true},
+         SHADOW_USER,
+         -EOPNOTSUPP},
+        {{.levels = 4, .physical_bits = 40, .smap = true},
+         SHADOW_KERNEL,
+         -EOPNOTSUPP},
+        {{.levels = 4, .physical_bits = 40, .smap = true, .smep = true},
+         SHADOW_KERNEL,
+         0},
+    };
+    struct machine *m = malloc(sizeof *m);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    start(m, &scenario, SHADOW_TRACED);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        uint64_t created = shadow_stats(m->shadow)->roots_created;
+
+        CU_ASSERT_EQUAL(
+            shadow_set_state(m->shadow, &cases[i].state, cases[i].mode),
+            cases[i].error);
+        if (cases[i].error)
+            CU_ASSERT_EQUAL(shadow_stats(m->shadow)->roots_created, created);
+    }
+    free(m->arena);
+    free(m);
 }
 
 TEST_SUITE(shadow, {"traced: 10 million random operations", traced},
            {"unsync: 10 million random operations", unsync},
-           {"vtlb: 10 million random operations", vtlb});
+           {"vtlb: 10 million random operations", vtlb},
+           {"what a process costs, event by event", costs},
+           {"a page that becomes a table", becomes_table},
+           {"configurations out of range", refused},
+           {"states that shadows can't express", refused_states});

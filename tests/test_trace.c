@@ -262,6 +262,32 @@ static void round_trip(void)
     comes_out(&guest4, BLOCK_EVENTS, 0, 51, 4096);
 }
 
+/* Numbers so long that a block is full before it has all its events. */
+static void long_numbers(void)
+{
+    struct stream in = {.phase = -1};
+    uint64_t random = 1;
+    struct image image;
+    struct stream out;
+    struct why why;
+
+    for (size_t i = 0; i < 2 * BLOCK_EVENTS; i++) {
+        add(&in, event_word(EVENT_STORE, random_va(&guest5, &random) & ~7ull));
+        add(&in, (wl_random(&random) % guest5.ram_bytes & ~0xfffull) |
+                     (in.words[in.count - 1] & 0xfff));
+        add(&in, wl_random(&random));
+    }
+    add(&in, event_word(EVENT_END, 0));
+    image = image_of(&guest5, in.words, in.count);
+    CU_ASSERT_EQUAL(
+        read_file(memory_file(image.bytes, image.count), 4096, &out, &why), 0);
+    CU_ASSERT(out.count == in.count &&
+              !memcmp(in.words, out.words, in.count * sizeof *in.words));
+    free(in.words);
+    free(out.words);
+    free(image.bytes);
+}
+
 static void header_comes_out(void)
 {
     uint64_t end = event_word(EVENT_END, 0);
@@ -439,6 +465,50 @@ static void hostile_lengths(void)
             bad.head.events += delta;
             CU_ASSERT_EQUAL(read_forged(&bad, 0, &why), -EINVAL);
         }
+    free(block);
+}
+
+/* Streams that are longer than a block's, though their frames are small; ones
+ * that nothing asks for; and a byte too many for the numbers. */
+static void hostile_streams(void)
+{
+    static const uint8_t zeros[8u << 20];
+    struct block *block = malloc(sizeof *block);
+    uint64_t word = event_word(EVENT_INVLPG, 0x1000);
+    struct forged good, bad;
+    struct why why;
+
+    block_begin(block);
+    block_encode(block, &word, 1);
+    forge(&good, block);
+    for (unsigned i = 1; i < BLOCK_STREAMS; i++) {
+        size_t tags = good.head.stream[BLOCK_TAGS].stored;
+        size_t frame =
+            ZSTD_compress(good.payload + tags, sizeof good.payload - tags,
+                          zeros, sizeof zeros, 1);
+
+        bad = good;
+        bad.head.stream[BLOCK_EXTRA].bytes = 0;
+        bad.head.stream[BLOCK_EXTRA].stored = 0;
+        bad.head.stream[i].bytes = sizeof zeros;
+        bad.head.stream[i].stored = (uint32_t)frame;
+        bad.payload_count = tags + frame;
+        CU_ASSERT_EQUAL(read_forged(&bad, 0, &why), -EINVAL);
+        CU_ASSERT_PTR_NOT_NULL(strstr(why.text, "an impossible length"));
+    }
+    bad.head = (struct trace_block){.tag = TRACE_TAG_BLOCK, .events = 1};
+    bad.payload_count = 0;
+    CU_ASSERT_EQUAL(read_forged(&bad, 0, &why), -EINVAL);
+    CU_ASSERT_PTR_NOT_NULL(strstr(why.text, "an impossible number of events"));
+    forge(&bad, block);
+    bad.head.stream[BLOCK_FAR].stored = 7;
+    bad.payload_count += 7;
+    CU_ASSERT_EQUAL(read_forged(&bad, 0, &why), -EINVAL);
+    CU_ASSERT_PTR_NOT_NULL(strstr(why.text, "an impossible length"));
+    block_stream(block, BLOCK_EXTRA)[block->length[BLOCK_EXTRA]++] = 0;
+    forge(&bad, block);
+    CU_ASSERT_EQUAL(read_forged(&bad, 0, &why), -EINVAL);
+    CU_ASSERT_PTR_NOT_NULL(strstr(why.text, "streams that no events have"));
     free(block);
 }
 
@@ -680,12 +750,14 @@ static void full_disk(void)
 }
 
 TEST_SUITE(trace, {"what goes in comes out", round_trip},
+           {"long numbers", long_numbers},
            {"header comes out", header_comes_out},
            {"truncation at every byte", truncations},
            {"every flipped bit is noticed", flipped_bits},
            {"blocks are in order", blocks_in_order},
            {"other versions are refused", other_versions},
-           {"hostile lengths", hostile_lengths}, {"hostile tags", hostile_tags},
+           {"hostile lengths", hostile_lengths},
+           {"hostile streams", hostile_streams}, {"hostile tags", hostile_tags},
            {"bad events are not read", bad_events_read},
            {"bad events are not written", bad_events_written},
            {"bit 63 of CR3 needs PCIDs", bit63_needs_pcids},

@@ -149,7 +149,8 @@ static uint32_t accesses(const uint32_t *seen, unsigned tag)
     return sum;
 }
 
-/* Whether all tags exist and the streams hold what they ask for. */
+/* Whether all tags of accesses exist and the streams hold what they ask for.
+ */
 static bool streams_fit(const struct block *block, const uint32_t *seen)
 {
     uint32_t near[2] = {0}, far6 = accesses(seen, TAG_FAR_6),
@@ -157,9 +158,6 @@ static bool streams_fit(const struct block *block, const uint32_t *seen)
 
     for (unsigned tag = TAG_FAR_8 + 1; tag < 32; tag++)
         if (accesses(seen, tag))
-            return false;
-    for (unsigned tag = TAG_OTHER + TAG_OTHERS; tag < 256; tag++)
-        if (seen[tag])
             return false;
     for (unsigned base = 0; base < BLOCK_RECENT; base++) {
         near[1] += accesses(seen, 2 << 3 | base);
@@ -246,7 +244,8 @@ static bool get_extra(struct cursor *at, uint64_t *number)
     return false;
 }
 
-/* The words of the event, 0 when the stream is wrong. */
+/* The words of the event, 0 when the stream is wrong or there is no such kind.
+ */
 static unsigned get_other(struct block *block, struct cursor *at, uint8_t tag,
                           uint64_t *words)
 {

@@ -16,11 +16,13 @@ struct reader {
     struct event_check check;
     uint64_t blocks; /* read so far */
     bool ended;      /* the trailer was read */
-    uint64_t *words; /* of the block, BLOCK_WORDS_MAX of them */
-    size_t count, given;
+    /* Of the block; a small trace needs little. */
+    size_t count, given; /* words decoded and given out */
+    uint64_t *words;
+    uint32_t words_events; /* events it has room for */
     uint8_t *stored;
     size_t stored_room;
-    struct block block;
+    struct block *block;
 };
 
 static struct reader *reader_of(struct event_source *source)
@@ -168,7 +170,8 @@ static long payload_bytes(const struct reader *reader,
 {
     size_t sum = 0;
 
-    if (!head->events || head->events > BLOCK_EVENTS)
+    if (!head->events || head->events > BLOCK_EVENTS ||
+        head->stream[BLOCK_TAGS].bytes != head->events)
         return damaged(reader, why, "an impossible number of events");
     for (unsigned i = 0; i < BLOCK_STREAMS; i++) {
         if (head->stream[i].bytes > block_stream_max(i) ||
@@ -180,11 +183,47 @@ static long payload_bytes(const struct reader *reader,
     return (long)sum;
 }
 
+static int no_memory(const struct reader *reader, struct why *why)
+{
+    return why_set(why, ENOMEM, "%s: no memory for a trace", reader->name);
+}
+
+/* Room for a payload whose length is below the maximum. */
+static int reserve_payload(struct reader *reader, size_t bytes, struct why *why)
+{
+    if (bytes <= reader->stored_room)
+        return 0;
+    free(reader->stored);
+    reader->stored = malloc(bytes);
+    reader->stored_room = reader->stored ? bytes : 0;
+    return reader->stored ? 0 : no_memory(reader, why);
+}
+
+/* Room for what a block's payload becomes. */
+static int reserve_events(struct reader *reader, uint32_t events,
+                          struct why *why)
+{
+    if (events > reader->words_events) {
+        free(reader->words);
+        reader->words =
+            malloc(sizeof *reader->words * EVENT_WORDS_MAX * events);
+        reader->words_events = reader->words ? events : 0;
+    }
+    if (!reader->zstd)
+        reader->zstd = ZSTD_createDCtx();
+    if (!reader->block)
+        reader->block = malloc(sizeof *reader->block);
+    return reader->words && reader->zstd && reader->block
+               ? 0
+               : no_memory(reader, why);
+}
+
 /* The head of the block whose tag was read, and its payload. */
 static int read_payload(struct reader *reader, struct trace_block *head,
                         struct why *why)
 {
     long bytes;
+    int err;
 
     if (!get(reader, (char *)head + sizeof head->tag,
              sizeof *head - sizeof head->tag))
@@ -198,6 +237,9 @@ static int read_payload(struct reader *reader, struct trace_block *head,
     bytes = payload_bytes(reader, head, why);
     if (bytes < 0)
         return (int)bytes;
+    err = reserve_payload(reader, (size_t)bytes, why);
+    if (err)
+        return err;
     if (!get(reader, reader->stored, (size_t)bytes))
         return truncated(reader, why);
     if (head->payload_crc != trace_crc(reader->stored, (size_t)bytes))
@@ -205,15 +247,11 @@ static int read_payload(struct reader *reader, struct trace_block *head,
     return 0;
 }
 
-/* The streams and then the events. */
-static int unpack(struct reader *reader, const struct trace_block *head,
-                  struct why *why)
+static int unpack_streams(struct reader *reader, const struct trace_block *head,
+                          struct why *why)
 {
-    struct block *block = &reader->block;
+    struct block *block = reader->block;
     const uint8_t *from = reader->stored;
-    const char *cause = NULL;
-    size_t valid;
-    long count;
 
     block->events = head->events;
     for (unsigned i = 0; i < BLOCK_STREAMS; i++) {
@@ -225,7 +263,23 @@ static int unpack(struct reader *reader, const struct trace_block *head,
             return damaged(reader, why, "a stream does not decompress");
         from += head->stream[i].stored;
     }
-    count = block_decode(block, reader->words);
+    return 0;
+}
+
+/* The events of the payload, checked. */
+static int unpack(struct reader *reader, const struct trace_block *head,
+                  struct why *why)
+{
+    int err = reserve_events(reader, head->events, why);
+    const char *cause = NULL;
+    size_t valid;
+    long count;
+
+    if (!err)
+        err = unpack_streams(reader, head, why);
+    if (err)
+        return err;
+    count = block_decode(reader->block, reader->words);
     if (count < 0)
         return damaged(reader, why, "streams that no events have");
     valid =
@@ -300,29 +354,24 @@ static void reader_close(struct event_source *source)
     ZSTD_freeDCtx(reader->zstd);
     free(reader->words);
     free(reader->stored);
+    free(reader->block);
     free(reader->name);
     free(reader);
 }
 
 static struct reader *reader_new(FILE *file, const char *name)
 {
-    struct reader *reader = malloc(sizeof *reader);
+    struct reader *reader = calloc(1, sizeof *reader);
 
     if (!reader) {
         fclose(file);
         return NULL;
     }
-    memset(reader, 0, offsetof(struct reader, block));
     reader->source.read = reader_read;
     reader->source.close = reader_close;
     reader->file = file;
-    for (unsigned i = 0; i < BLOCK_STREAMS; i++)
-        reader->stored_room += ZSTD_compressBound(block_stream_max(i));
     reader->name = strdup(name);
-    reader->stored = malloc(reader->stored_room);
-    reader->words = malloc(BLOCK_WORDS_MAX * sizeof *reader->words);
-    reader->zstd = ZSTD_createDCtx();
-    if (reader->name && reader->stored && reader->words && reader->zstd)
+    if (reader->name)
         return reader;
     reader_close(&reader->source);
     return NULL;

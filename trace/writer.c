@@ -192,8 +192,8 @@ static int create(struct trace_writer *writer, const char *path,
             writer->partial = NULL;
             return why_set(why, ENOMEM, "%s: no memory for a trace", path);
         }
-        fd = open(writer->partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-                  0666);
+        fd = open(writer->partial,
+                  O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
     }
     writer->file = fd < 0 ? NULL : fdopen(fd, "w");
     return writer->file ? 0

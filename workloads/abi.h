@@ -12,12 +12,12 @@
 
 #include <stdint.h>
 
-#define GUEST_ABI_VERSION   1u
+#define GUEST_ABI_VERSION   2u
 #define GUEST_CONFIG_MAGIC  0x6766636d766d656dull /* "memvmcfg" */
 #define GUEST_RESULTS_MAGIC 0x7365726d766d656dull /* "memvmres" */
 
 #define GUEST_NAME_MAX    24
-#define GUEST_MESSAGE_MAX 160
+#define GUEST_MESSAGE_MAX 256
 #define GUEST_PHASES_MAX  8
 
 /* I/O ports. The console and exit ports are QEMU's defaults for -debugcon and
@@ -31,6 +31,10 @@
 
 enum guest_flags {
     GUEST_USE_PCID = 1 << 0, /* tag address spaces with PCIDs */
+    /* Whose known errors the paging test is to expect: */
+    GUEST_WALKED_BY_TCG = 1 << 1, /* QEMU's TCG walks the guest's tables */
+    GUEST_SHADOWED = 1 << 2,      /* KVM's shadow page tables, not kvm_pvm's */
+    GUEST_UNDER_PVM = 1 << 3,     /* kvm_pvm */
 };
 
 struct guest_config {

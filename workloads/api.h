@@ -24,6 +24,7 @@ enum wl_class {
     WL_NANO,   /* one kernel or CPU operation, in the guest kernel only */
     WL_MMU,    /* one operating-system operation on address spaces */
     WL_MEMORY, /* a user program that loads and stores */
+    WL_TEST,   /* a check of the machine by the guest kernel, no measurement */
 };
 
 enum wl_prot { WL_PROT_NONE = 0, WL_PROT_READ = 1, WL_PROT_WRITE = 2 };

@@ -14,7 +14,7 @@ run_svm() {
 
     [[ -e $image ]] || image=$kernel/vmlinuz
     run_emulator qemu-system-x86_64 -accel tcg \
-        -cpu EPYC,+svm,+npt,+pdpe1gb,-rdrand,-rdseed -m "$memory" \
+        -cpu EPYC,+svm,+npt,+pdpe1gb,+pku,-rdrand,-rdseed -m "$memory" \
         -icount shift=0,sleep=off -rtc clock=vm,base=2024-01-01 -seed 1 \
         -nodefaults -no-user-config -display none -no-reboot \
         -serial "file:$tmp/console" -serial "file:$tmp/stdout" \

@@ -125,6 +125,7 @@ static const struct {
 } techniques[] = {{"native", MODEL_NATIVE},
                   {"shadow", MODEL_SHADOW},
                   {"nested", MODEL_NESTED},
+                  {"agile", MODEL_AGILE},
                   {"flat", MODEL_FLAT}};
 #define TECHNIQUE_COUNT (sizeof techniques / sizeof techniques[0])
 

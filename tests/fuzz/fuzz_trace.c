@@ -27,28 +27,35 @@ static void write_again(struct again *again)
         abort();
 }
 
+/* Whether all of it is accepted; then, asked to, it is written as well. */
+static bool read_once(struct again *again, const uint8_t *bytes, size_t count,
+                      bool write)
+{
+    FILE *file = fmemopen((void *)bytes, count, "r");
+    struct why why;
+    long got;
+
+    if (!file || trace_reader_open_file(file, "fuzz", &again->source, &why))
+        return false;
+    if (write)
+        write_again(again);
+    while ((got = again->source->read(again->source, again->words, ROOM,
+                                      &why)) > 0)
+        if (write &&
+            trace_writer_write(again->writer, again->words, (size_t)got, &why))
+            abort();
+    if (write && trace_writer_close(again->writer, &why))
+        abort();
+    again->source->close(again->source);
+    return got == 0;
+}
+
 static void read_trace(const uint8_t *bytes, size_t count)
 {
     struct again *again = malloc(sizeof *again);
-    FILE *file = count ? fmemopen((void *)bytes, count, "r") : NULL;
-    struct why why;
-    long got = 0;
 
-    if (!again || !file ||
-        trace_reader_open_file(file, "fuzz", &again->source, &why)) {
-        free(again);
-        return;
-    }
-    write_again(again);
-    while ((got = again->source->read(again->source, again->words, ROOM,
-                                      &why)) > 0)
-        if (trace_writer_write(again->writer, again->words, (size_t)got, &why))
-            abort();
-    if (got < 0)
-        trace_writer_abandon(again->writer);
-    else if (trace_writer_close(again->writer, &why))
-        abort();
-    again->source->close(again->source);
+    if (again && count && read_once(again, bytes, count, false))
+        read_once(again, bytes, count, true);
     free(again);
 }
 

@@ -9,6 +9,7 @@
  * process.c  processes and system calls
  * smp.c      other CPUs: starting, running user code on, shooting down
  * nano.c     the kernel nanobenchmarks
+ * paging.c   the paging test (paging.h)
  *
  * All state hangs off one struct kernel, found through the CPU a kernel stack
  * belongs to. One lock covers it; user code runs without.
@@ -80,6 +81,7 @@ struct tss {
 } __attribute__((packed));
 
 struct kernel;
+struct paging_trap;
 
 struct cpu {
     uint64_t kernel_rsp; /* CPU_KERNEL_RSP */
@@ -93,7 +95,8 @@ struct cpu {
     /* A trap the kernel takes on purpose: vector + 1, and the length of the
      * instruction to go on behind. */
     unsigned expected_trap, expected_length;
-    uint64_t gdt[7];
+    struct paging_trap *paging_trap; /* the paging test waits for one */
+    uint64_t gdt[9];
     struct tss tss;
 };
 

@@ -24,6 +24,7 @@
 #define USER_SS   0x1b
 #define USER_CS   0x23
 #define TSS_SEL   0x28
+#define LDT_SEL   0x38
 
 /* Not a vector: how trap() sees SYSCALL. */
 #define VECTOR_SYSCALL 0x100

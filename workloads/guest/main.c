@@ -1,5 +1,5 @@
 /* Start, configuration, phases and the end of the guest kernel. */
-#include "workloads/guest/kernel.h"
+#include "workloads/guest/paging.h"
 #include "workloads/pvh.h"
 
 static struct kernel the_kernel;
@@ -195,7 +195,8 @@ void kernel_start(unsigned id, uint64_t start_info_pa)
     trap_init_cpu(k, cpu, (uint64_t)boot_stacks[0] + KERNEL_STACK_BYTES);
     smp_init_cpu(k);
     k->cpus_up = 1;
-    if (nano_run(cpu, k->config.workload))
+    if (nano_run(cpu, k->config.workload) ||
+        paging_run(cpu, k->config.workload))
         kernel_finish(k, GUEST_DONE);
     process_start_first(k);
 }

@@ -1,5 +1,5 @@
 /* Descriptor tables and the one place every trap arrives at. */
-#include "workloads/guest/kernel.h"
+#include "workloads/guest/paging.h"
 
 #define VECTOR_PF 14
 
@@ -159,7 +159,10 @@ void trap(struct trap_frame *frame)
 {
     struct cpu *cpu = this_cpu();
 
-    if (frame->vector == VECTOR_WAKE || frame->vector == VECTOR_SHOOTDOWN) {
+    if (cpu->paging_trap) {
+        paging_trapped(cpu, frame);
+    } else if (frame->vector == VECTOR_WAKE ||
+               frame->vector == VECTOR_SHOOTDOWN) {
         smp_answer_shootdown(cpu);
         smp_end_of_interrupt();
     } else if (frame->cs & 3) {

@@ -20,6 +20,18 @@
 #include "workloads/guest/nano.def"
 #undef NANO
 
+#define TEST(id, text, op, count)              \
+    static const struct workload test_##id = { \
+        .name = #id,                           \
+        .summary = text,                       \
+        .operation = op,                       \
+        .class = WL_TEST,                      \
+        .default_operations = count,           \
+        .max_vcpus = 1,                        \
+    };
+#include "workloads/guest/test.def"
+#undef TEST
+
 static const struct workload *const catalog[] = {
 #define NANO(id, text, op, count, bytes) &nano_##id,
 #include "workloads/guest/nano.def"
@@ -27,6 +39,9 @@ static const struct workload *const catalog[] = {
 #define USER(id) &workload_##id,
 #include "workloads/user.def"
 #undef USER
+#define TEST(id, text, op, count) &test_##id,
+#include "workloads/guest/test.def"
+#undef TEST
     NULL,
 };
 
