@@ -9,6 +9,14 @@ static bool is_packed(uint32_t ways)
     return ways <= CACHE_WAYS_PACKED;
 }
 
+/* Bytes of digests for each set: whole words. */
+static uint32_t stride_of(uint32_t ways)
+{
+    if (!is_packed(ways) || ways <= CACHE_WAYS_COMPARED)
+        return 0;
+    return ways <= 8 ? 8 : 16;
+}
+
 /* Twice as many buckets as entries, rounded up: chains of about a half. */
 static unsigned bucket_bits(uint32_t entries)
 {
@@ -28,10 +36,10 @@ int cache_bytes(const struct cache_shape *shape, size_t *bytes)
     if (entries > CACHE_ENTRIES_MAX)
         return -E2BIG;
     sets = entries / shape->ways;
-    /* At most 2^28 entries of at most 48 bytes: no overflow in 64 bits. */
+    /* At most 2^28 entries of less than 64 bytes: no overflow in 64 bits. */
     total = entries * (8 + (shape->tagged ? 4 : 0) + (shape->valued ? 8 : 0));
     if (is_packed(shape->ways))
-        total += sets * 8;
+        total += sets * (8 + stride_of(shape->ways));
     else
         total += (entries + sets) * 8 + entries * 4 +
                  (4ull << bucket_bits(shape->entries));
@@ -59,6 +67,8 @@ static void carve(struct cache *cache, const struct cache_shape *shape,
     cache->keys = take(&storage, entries, 8);
     cache->values = shape->valued ? take(&storage, entries, 8) : NULL;
     cache->order = packed ? take(&storage, cache->sets, 8) : NULL;
+    cache->digests =
+        cache->stride ? take(&storage, cache->sets, cache->stride) : NULL;
     cache->tags = shape->tagged ? take(&storage, entries, 4) : NULL;
     cache->next = packed ? NULL : take(&storage, nodes, 4);
     cache->prev = packed ? NULL : take(&storage, nodes, 4);
@@ -74,6 +84,7 @@ void cache_init(struct cache *cache, const struct cache_shape *shape,
     cache->entries = shape->entries;
     cache->ways = shape->ways;
     cache->sets = sets;
+    cache->stride = stride_of(shape->ways);
     cache->set_mask = sets & (sets - 1) ? 0 : sets - 1;
     cache->hash_shift = 64 - bucket_bits(shape->entries);
     carve(cache, shape, storage);
@@ -192,25 +203,27 @@ void cache_clear(struct cache *cache)
     }
     for (uint32_t set = 0; set < cache->sets; set++)
         cache->order[set] = ORDER_IDENTITY;
+    for (size_t i = 0; i < (size_t)cache->sets * cache->stride; i++)
+        cache->digests[i] = 0;
 }
 
 uint32_t cache_peek(const struct cache *cache, uint64_t index, uint64_t key,
                     uint32_t tag, uint32_t other)
 {
-    uint32_t base, way;
+    uint32_t set, way;
 
     if (!cache->order)
         return find_linked(cache, key, tag, other);
-    base = cache_set(cache, index) * cache->ways;
-    way = cache_match(cache, base, key, tag, other);
-    return way == CACHE_MISS ? CACHE_MISS : base + way;
+    set = cache_set(cache, index);
+    way = cache_match(cache, set, key, tag, other);
+    return way == CACHE_MISS ? CACHE_MISS : set * cache->ways + way;
 }
 
 /* The least recent slot of the set, an empty one if there is any, made its
  * most recent. */
 static uint32_t victim(struct cache *cache, uint32_t set)
 {
-    uint64_t order;
+    uint64_t order, in_use;
     uint32_t way, slot;
 
     if (!cache->order) {
@@ -219,8 +232,9 @@ static uint32_t victim(struct cache *cache, uint32_t set)
         return slot;
     }
     order = cache->order[set];
+    in_use = ~0ull >> (64 - 4 * cache->ways);
     way = (uint32_t)(order >> 4 * (cache->ways - 1)) & 15;
-    cache->order[set] = cache_to_front(order, way);
+    cache->order[set] = ((order << 4 | way) & in_use) | (order & ~in_use);
     return set * cache->ways + way;
 }
 
@@ -245,7 +259,7 @@ static void put(struct cache *cache, uint32_t slot,
 bool cache_fill(struct cache *cache, uint64_t index,
                 const struct cache_entry *entry, struct cache_entry *evicted)
 {
-    uint32_t slot = victim(cache, cache_set(cache, index));
+    uint32_t set = cache_set(cache, index), slot = victim(cache, set);
     bool full = cache->keys[slot] != 0;
 
     if (full && evicted)
@@ -253,6 +267,9 @@ bool cache_fill(struct cache *cache, uint64_t index,
     if (full && !cache->order)
         hash_out(cache, slot);
     put(cache, slot, entry);
+    if (cache->stride)
+        cache->digests[(size_t)set * cache->stride + slot - set * cache->ways] =
+            cache_digest(entry->key);
     if (!cache->order)
         hash_in(cache, slot);
     cache->live += !full;
@@ -298,6 +315,9 @@ void cache_drop(struct cache *cache, uint32_t slot)
         link_after(cache, slot, cache->prev[head_of(cache, slot)]);
     }
     cache->keys[slot] = 0;
+    if (cache->stride)
+        cache->digests[(size_t)(slot / cache->ways) * cache->stride +
+                       slot % cache->ways] = 0;
     cache->live--;
 }
 

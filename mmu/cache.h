@@ -32,16 +32,20 @@ struct cache_shape {
  * entries. Empty entries are always the least recent.
  */
 #define CACHE_WAYS_PACKED 16u
+/* Beyond so many ways, a byte for each key says which to compare. */
+#define CACHE_WAYS_COMPARED 4u
 
 struct cache {
     uint64_t *keys; /* 0: empty */
     uint64_t *values;
-    uint64_t *order; /* packed only */
+    uint64_t *order;  /* packed only */
+    uint8_t *digests; /* packed, more than a few ways: a stride for each set */
     uint32_t *tags;
     uint32_t *next, *prev;    /* linked only: entries, then a head per set */
     uint32_t *bucket, *chain; /* linked only: slot + 1, 0 ends */
     uint32_t entries, ways, sets, live;
     uint32_t set_mask; /* sets - 1, or 0 when that is no mask */
+    uint32_t stride;   /* of digests: 8 or 16 bytes, or 0 for none */
     unsigned hash_shift;
 };
 
@@ -124,37 +128,60 @@ static inline uint32_t cache_equal(const uint64_t *keys, uint64_t key,
     return match;
 }
 
-/* The way of the set at `base` that holds the key under one of the tags, or
- * CACHE_MISS. Keys first, without a branch for each: two entries seldom differ
- * in nothing but their tag. */
-static inline uint32_t cache_match(const struct cache *cache, uint32_t base,
+/* Never 0, which an empty way has. */
+static inline uint8_t cache_digest(uint64_t key)
+{
+    return (uint8_t)(key * 0x9e3779b97f4a7c15ull >> 56 | 1);
+}
+
+/* Bit 7 of every byte of `bytes` that is `digest`, no other. */
+static inline uint64_t cache_digests_equal(const uint8_t *bytes, uint8_t digest)
+{
+    const uint64_t low = 0x7f7f7f7f7f7f7f7full;
+    uint64_t word;
+
+    __builtin_memcpy(&word, bytes, sizeof word);
+    word ^= 0x0101010101010101ull * digest;
+    return ~(((word & low) + low) | word | low);
+}
+
+static inline bool cache_holds(const struct cache *cache, uint32_t slot,
+                               uint64_t key, uint32_t tag, uint32_t other)
+{
+    return cache->keys[slot] == key &&
+           (!cache->tags || cache->tags[slot] == tag ||
+            cache->tags[slot] == other);
+}
+
+/* The way of a set that holds the key under one of the tags, or CACHE_MISS. */
+static inline uint32_t cache_match(const struct cache *cache, uint32_t set,
                                    uint64_t key, uint32_t tag, uint32_t other)
 {
-    const uint64_t *keys = cache->keys + base;
-    uint32_t match;
+    uint32_t base = set * cache->ways;
+    uint64_t match;
 
-    switch (cache->ways) { /* those that CPUs have */
-    case 4:
-        match = cache_equal(keys, key, 4);
-        break;
-    case 8:
-        match = cache_equal(keys, key, 8);
-        break;
-    case 12:
-        match = cache_equal(keys, key, 12);
-        break;
-    case 16:
-        match = cache_equal(keys, key, 16);
-        break;
-    default:
-        match = cache_equal(keys, key, cache->ways);
+    if (!cache->stride) {
+        match = cache->ways == 4
+                    ? cache_equal(cache->keys + base, key, 4)
+                    : cache_equal(cache->keys + base, key, cache->ways);
+        for (; match; match &= match - 1) {
+            uint32_t way = (uint32_t)__builtin_ctzll(match);
+
+            if (cache_holds(cache, base + way, key, tag, other))
+                return way;
+        }
+        return CACHE_MISS;
     }
-    for (; match; match &= match - 1) {
-        uint32_t way = (uint32_t)__builtin_ctz(match);
+    for (uint32_t at = 0; at < cache->stride; at += 8) {
+        match = cache_digests_equal(cache->digests +
+                                        (size_t)set * cache->stride + at,
+                                    cache_digest(key));
+        for (; match; match &= match - 1) {
+            uint32_t way = at + (uint32_t)__builtin_ctzll(match) / 8;
 
-        if (!cache->tags || cache->tags[base + way] == tag ||
-            cache->tags[base + way] == other)
-            return way;
+            if (cache_holds(cache, base + way, key, tag, other))
+                return way;
+        }
     }
     return CACHE_MISS;
 }
@@ -192,7 +219,7 @@ static inline uint32_t cache_lookup(struct cache *cache, uint64_t index,
     if (!cache->order)
         return cache_lookup_linked(cache, key, tag, other);
     set = cache_set(cache, index);
-    way = cache_match(cache, set * cache->ways, key, tag, other);
+    way = cache_match(cache, set, key, tag, other);
     if (way == CACHE_MISS)
         return CACHE_MISS;
     if ((cache->order[set] & 15) != way)
