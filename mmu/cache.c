@@ -225,6 +225,7 @@ static uint32_t victim(struct cache *cache, uint32_t set)
 {
     uint64_t order, in_use;
     uint32_t way, slot;
+    unsigned last;
 
     if (!cache->order) {
         slot = cache->prev[cache->entries + set];
@@ -232,8 +233,9 @@ static uint32_t victim(struct cache *cache, uint32_t set)
         return slot;
     }
     order = cache->order[set];
-    in_use = ~0ull >> (64 - 4 * cache->ways);
-    way = (uint32_t)(order >> 4 * (cache->ways - 1)) & 15;
+    last = 4 * (cache->ways - 1) & 60;
+    in_use = ~0ull >> (60 - last);
+    way = (uint32_t)(order >> last) & 15;
     cache->order[set] = ((order << 4 | way) & in_use) | (order & ~in_use);
     return set * cache->ways + way;
 }
