@@ -34,6 +34,9 @@ static const char help[] =
     "      --large PERCENT    of the host's large pages that it finds "
     "(100)\n"
     "      --levels LIST      4+4, 4+5, 5+4, 5+5: guest and host\n"
+    "      --agile-interval N accesses after which tables that nobody wrote "
+    "to\n"
+    "                         go back from nested to shadow mode (100000000)\n"
     "      --ops N            operations a run\n"
     "      --seed N           of everything random\n"
     "      --ram SIZE         guest memory, instead of what the set needs\n"
@@ -66,6 +69,7 @@ enum {
     OPT_HOST_PAGE,
     OPT_LARGE,
     OPT_LEVELS,
+    OPT_INTERVAL,
     OPT_OPS,
     OPT_SEED,
     OPT_RAM,
@@ -86,6 +90,7 @@ static const struct option options[] = {
     {"host-page", required_argument, NULL, OPT_HOST_PAGE},
     {"large", required_argument, NULL, OPT_LARGE},
     {"levels", required_argument, NULL, OPT_LEVELS},
+    {"agile-interval", required_argument, NULL, OPT_INTERVAL},
     {"ops", required_argument, NULL, OPT_OPS},
     {"seed", required_argument, NULL, OPT_SEED},
     {"ram", required_argument, NULL, OPT_RAM},
@@ -155,6 +160,9 @@ static int take_number(int option, struct model_request *request,
     case OPT_SEED:
         return parse_number(optarg, "--seed", 1, UINT64_MAX, &request->seed,
                             why);
+    case OPT_INTERVAL:
+        return parse_number(optarg, "--agile-interval", 1, 1ull << 48,
+                            &request->agile_interval, why);
     case OPT_RAM:
         return parse_size(optarg, &request->ram_bytes, why);
     default:

@@ -325,6 +325,7 @@ static int add_machines(const struct axes *axes,
                     .shadow_policy = shadow ? axes->policies[p] : SHADOW_TRACED,
                     .host_large_ppm = ask->large_percent * 10000,
                     .data_in_caches = ask->data_in_caches,
+                    .agile_interval = ask->agile_interval,
                     .seed = pass->params.seed,
                 };
 

@@ -18,7 +18,8 @@ struct model_request {
     const char *levels;      /* 4, 4+4, 4+5, 5+5 */
     const char *costs;       /* a table: name or path */
     uint64_t operations, seed, ram_bytes;
-    unsigned large_percent; /* of the host's large pages that it finds */
+    uint64_t agile_interval; /* accesses; 0: the default */
+    unsigned large_percent;  /* of the host's large pages that it finds */
     bool pcid, data_in_caches, fetches;
 };
 

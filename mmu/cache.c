@@ -261,13 +261,15 @@ bool cache_fill(struct cache *cache, uint64_t index,
 {
     uint32_t set = cache_set(cache, index), way, slot;
     uint64_t order, in_use;
+    unsigned last;
     bool full;
 
     if (!cache->order)
         return fill_linked(cache, set, entry, evicted);
     order = cache->order[set];
-    in_use = ~0ull >> (64 - 4 * cache->ways);
-    way = (uint32_t)(order >> 4 * (cache->ways - 1)) & 15;
+    last = 4 * (cache->ways - 1) & 60;
+    in_use = ~0ull >> (60 - last);
+    way = (uint32_t)(order >> last) & 15;
     cache->order[set] = ((order << 4 | way) & in_use) | (order & ~in_use);
     slot = set * cache->ways + way;
     full = cache->keys[slot] != 0;

@@ -32,8 +32,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define WRITES_DEFAULT   2
-#define INTERVAL_DEFAULT 1000000
+#define WRITES_DEFAULT 2
+/* A second of a program that does a load or store every ten nanoseconds. */
+#define INTERVAL_DEFAULT 100000000
 #define WRITES_MAX       UINT8_MAX
 #define ROUNDS_MAX       16
 #define SWITCHED         (-ESTALE) /* the walk came to its switching entry */

@@ -207,7 +207,8 @@ static void bad_traces(void)
     write_file(&place, "printf ' L 800000000000,8\\n' > far.txt");
     write_file(&place, "printf ' L 1000,8\\nnonsense\\n' > odd.txt");
     refuses(&place, 1, "cut.mvt: ", "model -w trace:cut.mvt -o out");
-    refuses(&place, 1, "its checksum differs", "model -w trace:bent.mvt -o out");
+    refuses(&place, 1, "its checksum differs",
+            "model -w trace:bent.mvt -o out");
     refuses(&place, 1, "far.txt: line 1: ", "model -w lackey:far.txt -o out");
     refuses(&place, 1, "odd.txt: line 2: ", "model -w lackey:odd.txt -o out");
     refuses(&place, 1, "nothere.mvt: ", "model -w trace:nothere.mvt -o out");

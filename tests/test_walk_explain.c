@@ -162,6 +162,9 @@ static void chain_nested(void)
         const struct walk_row *row = &pass->row[i];
 
         CU_ASSERT_EQUAL(row->gpa, gpa);
+        CU_ASSERT_EQUAL(
+            row->index,
+            pt_index(row->tables == WALK_NESTED_TABLES ? gpa : VA, row->level));
         if (row->tables == WALK_NESTED_TABLES) {
             CU_ASSERT_EQUAL(row->pa, at + 8ull * pt_index(gpa, row->level));
             at = refers_to(row);
