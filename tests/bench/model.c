@@ -3,8 +3,8 @@
  * itself: the events are made before and lie in memory. "L1 hits" is a working
  * set that the first-level TLB holds; gups is 64 MiB of random updates, each a
  * load and a store. Aims: 100 million accesses a second, and 15 million with
- * every structure on under nested paging. Then what one more machine costs a
- * whole run of gups, instrumentation included.
+ * every structure on under nested paging. What one more machine costs a run
+ * that several follow is its time alone: they take turns.
  */
 #include "harness/costs.h"
 #include "harness/profile.h"
@@ -143,9 +143,10 @@ static void compare(const char *what, const struct stream *s,
     for (unsigned t = 0; t < TECHNIQUE_COUNT; t++) {
         if (stats_median(rates[t], ROUNDS, &median))
             abort();
-        printf("  %-8s %-7s %7.1f million accesses a second (%.1f to %.1f)%s\n",
+        printf("  %-8s %-7s %7.1f million accesses a second (%.1f to %.1f), "
+               "%5.1f ns each%s\n",
                what, techniques[t].name, median.value / 1e6, median.low / 1e6,
-               median.high / 1e6,
+               median.high / 1e6, 1e9 / median.value,
                techniques[t].technique != MODEL_NESTED ? ""
                : median.value >= aim                   ? ": reached"
                                                        : ": below the aim");
