@@ -202,6 +202,7 @@ int nested_walk_from(struct machine *m, const struct mmu_request *request,
 
 int shadow_create(struct machine *m, uint64_t *host_next, struct why *why);
 void shadow_destroy(struct machine *m);
+uint64_t shadow_bytes(const struct machine *m);
 /* What the CPU has for control registers, and reads, on shadow tables. */
 void shadow_paging(const struct machine *m, struct mmu_state *paging);
 int shadow_table_read(void *machine, uint64_t pa, uint64_t *entry);

@@ -559,15 +559,12 @@ void machine_destroy(struct machine *m)
 
 uint64_t machine_bytes(const struct machine *m)
 {
-    const struct shadowing *s = &m->shadowing;
     uint64_t bytes = sizeof *m + m->storage_bytes + tables_bytes(&m->tables);
 
     bytes += m->nested.arena.used * PAGE_4K;
     if (m->nested.flat)
         bytes += m->guest.ram_bytes / PAGE_4K / 8;
-    if (s->shadow)
-        bytes += s->arena_bytes / shadow_tables(s->shadow) *
-                 shadow_tables_used(s->shadow);
+    bytes += shadow_bytes(m);
     return bytes;
 }
 

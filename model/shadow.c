@@ -8,6 +8,8 @@
 /* KVM gives a table up after 3 writes with no fault through it
  * (detect_write_flooding). */
 #define FLOOD 3
+/* What shadowpt/ can name. */
+#define RAM_MAX ((1ull << 44) - PAGE_4K)
 /* A fault is mended at once, or by emulation; more rounds are a defect. */
 #define ROUNDS_MAX 16
 
@@ -243,6 +245,9 @@ int shadow_create(struct machine *m, uint64_t *host_next, struct why *why)
     };
     int err;
 
+    if (m->guest.ram_bytes > RAM_MAX)
+        return why_set(why, EINVAL,
+                       "shadow paging is for guests of less than 16 TiB");
     s->pa = *host_next;
     s->arena_bytes = shadow_arena_bytes(tables_needed(m));
     *host_next += s->arena_bytes;
@@ -257,6 +262,19 @@ int shadow_create(struct machine *m, uint64_t *host_next, struct why *why)
     m->invlpg = shadow_flush;
     m->load_cr3 = shadow_switch;
     return err ? why_set(why, -err, "the shadow tables cannot be so") : 0;
+}
+
+/* Of each table's share of the arena, the table and its part of the reverse map
+ * are written when it is used, the rest at the beginning. */
+uint64_t shadow_bytes(const struct machine *m)
+{
+    const struct shadowing *s = &m->shadowing;
+    const uint64_t later = PT_ENTRIES * (8 + 4 + 8);
+
+    if (!s->shadow)
+        return 0;
+    return s->arena_bytes -
+           (shadow_tables(s->shadow) - shadow_tables_used(s->shadow)) * later;
 }
 
 void shadow_destroy(struct machine *m)

@@ -1013,6 +1013,9 @@ static void impossible_machines(void)
     REFUSED("do not reach");
     guest.ram_bytes = 1ull << 47;
     REFUSED("within its physical");
+    config.technique = MODEL_AGILE;
+    guest.ram_bytes = 1ull << 45;
+    REFUSED("less than 16 TiB");
     profile.tlb.structure[0].ways = 3;
     REFUSED("cannot be");
     profile.dcache.line_bytes = 3;
