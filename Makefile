@@ -194,9 +194,11 @@ install: ## Install under PREFIX (/usr/local)
 	    MEMVIRT_BUILD=$(PREFIX)/lib/memvirt all
 	install -D build/install/memvirt $(DESTDIR)$(PREFIX)/lib/memvirt/memvirt
 	install -D -m 644 build/install/guest.elf $(DESTDIR)$(PREFIX)/lib/memvirt/guest.elf
-	mkdir -p $(DESTDIR)$(PREFIX)/share/memvirt/mmu $(DESTDIR)$(PREFIX)/bin
+	mkdir -p $(DESTDIR)$(PREFIX)/share/memvirt/mmu \
+	    $(DESTDIR)$(PREFIX)/share/memvirt/model $(DESTDIR)$(PREFIX)/bin
 	cp -r scripts $(DESTDIR)$(PREFIX)/share/memvirt/
 	cp -r mmu/profiles $(DESTDIR)$(PREFIX)/share/memvirt/mmu/
+	cp -r model/costs $(DESTDIR)$(PREFIX)/share/memvirt/model/
 	ln -sf ../lib/memvirt/memvirt $(DESTDIR)$(PREFIX)/bin/memvirt
 
 # ---- What people type -----------------------------------------------------

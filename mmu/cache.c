@@ -9,12 +9,9 @@ static bool is_packed(uint32_t ways)
     return ways <= CACHE_WAYS_PACKED;
 }
 
-/* Bytes of digests for each set: whole words. */
-static uint32_t stride_of(uint32_t ways)
+static bool has_digests(uint32_t ways)
 {
-    if (!is_packed(ways) || ways <= CACHE_WAYS_COMPARED)
-        return 0;
-    return ways <= 8 ? 8 : 16;
+    return is_packed(ways) && ways > CACHE_WAYS_COMPARED;
 }
 
 /* Twice as many buckets as entries, rounded up: chains of about a half. */
@@ -39,7 +36,8 @@ int cache_bytes(const struct cache_shape *shape, size_t *bytes)
     /* At most 2^28 entries of less than 64 bytes: no overflow in 64 bits. */
     total = entries * (8 + (shape->tagged ? 4 : 0) + (shape->valued ? 8 : 0));
     if (is_packed(shape->ways))
-        total += sets * (8 + stride_of(shape->ways));
+        total +=
+            sets * (8 + (has_digests(shape->ways) ? CACHE_WAYS_PACKED : 0));
     else
         total += (entries + sets) * 8 + entries * 4 +
                  (4ull << bucket_bits(shape->entries));
@@ -67,8 +65,9 @@ static void carve(struct cache *cache, const struct cache_shape *shape,
     cache->keys = take(&storage, entries, 8);
     cache->values = shape->valued ? take(&storage, entries, 8) : NULL;
     cache->order = packed ? take(&storage, cache->sets, 8) : NULL;
-    cache->digests =
-        cache->stride ? take(&storage, cache->sets, cache->stride) : NULL;
+    cache->digests = has_digests(cache->ways)
+                         ? take(&storage, cache->sets, CACHE_WAYS_PACKED)
+                         : NULL;
     cache->tags = shape->tagged ? take(&storage, entries, 4) : NULL;
     cache->next = packed ? NULL : take(&storage, nodes, 4);
     cache->prev = packed ? NULL : take(&storage, nodes, 4);
@@ -84,7 +83,6 @@ void cache_init(struct cache *cache, const struct cache_shape *shape,
     cache->entries = shape->entries;
     cache->ways = shape->ways;
     cache->sets = sets;
-    cache->stride = stride_of(shape->ways);
     cache->set_mask = sets & (sets - 1) ? 0 : sets - 1;
     cache->hash_shift = 64 - bucket_bits(shape->entries);
     carve(cache, shape, storage);
@@ -203,7 +201,8 @@ void cache_clear(struct cache *cache)
     }
     for (uint32_t set = 0; set < cache->sets; set++)
         cache->order[set] = ORDER_IDENTITY;
-    for (size_t i = 0; i < (size_t)cache->sets * cache->stride; i++)
+    for (size_t i = 0;
+         cache->digests && i < (size_t)cache->sets * CACHE_WAYS_PACKED; i++)
         cache->digests[i] = 0;
 }
 
@@ -217,27 +216,6 @@ uint32_t cache_peek(const struct cache *cache, uint64_t index, uint64_t key,
     set = cache_set(cache, index);
     way = cache_match(cache, set, key, tag, other);
     return way == CACHE_MISS ? CACHE_MISS : set * cache->ways + way;
-}
-
-/* The least recent slot of the set, an empty one if there is any, made its
- * most recent. */
-static uint32_t victim(struct cache *cache, uint32_t set)
-{
-    uint64_t order, in_use;
-    uint32_t way, slot;
-    unsigned last;
-
-    if (!cache->order) {
-        slot = cache->prev[cache->entries + set];
-        touch_linked(cache, slot);
-        return slot;
-    }
-    order = cache->order[set];
-    last = 4 * (cache->ways - 1) & 60;
-    in_use = ~0ull >> (60 - last);
-    way = (uint32_t)(order >> last) & 15;
-    cache->order[set] = ((order << 4 | way) & in_use) | (order & ~in_use);
-    return set * cache->ways + way;
 }
 
 static void get(const struct cache *cache, uint32_t slot,
@@ -258,22 +236,49 @@ static void put(struct cache *cache, uint32_t slot,
         cache->tags[slot] = entry->tag;
 }
 
+static bool fill_linked(struct cache *cache, uint32_t set,
+                        const struct cache_entry *entry,
+                        struct cache_entry *evicted)
+{
+    uint32_t slot = cache->prev[cache->entries + set];
+    bool full = cache->keys[slot] != 0;
+
+    touch_linked(cache, slot);
+    if (full && evicted)
+        get(cache, slot, evicted);
+    if (full)
+        hash_out(cache, slot);
+    put(cache, slot, entry);
+    hash_in(cache, slot);
+    cache->live += !full;
+    return full;
+}
+
+/* The least recent slot of the set, an empty one if there is any, becomes its
+ * most recent. */
 bool cache_fill(struct cache *cache, uint64_t index,
                 const struct cache_entry *entry, struct cache_entry *evicted)
 {
-    uint32_t set = cache_set(cache, index), slot = victim(cache, set);
-    bool full = cache->keys[slot] != 0;
+    uint32_t set = cache_set(cache, index), way, slot;
+    uint64_t order, in_use;
+    unsigned last;
+    bool full;
 
+    if (!cache->order)
+        return fill_linked(cache, set, entry, evicted);
+    order = cache->order[set];
+    last = 4 * (cache->ways - 1) & 60;
+    in_use = ~0ull >> (60 - last);
+    way = (uint32_t)(order >> last) & 15;
+    cache->order[set] = ((order << 4 | way) & in_use) | (order & ~in_use);
+    slot = set * cache->ways + way;
+    full = cache->keys[slot] != 0;
     if (full && evicted)
         get(cache, slot, evicted);
-    if (full && !cache->order)
-        hash_out(cache, slot);
     put(cache, slot, entry);
-    if (cache->stride)
-        cache->digests[(size_t)set * cache->stride + slot - set * cache->ways] =
+    if (cache->digests)
+        cache->digests[(size_t)set * CACHE_WAYS_PACKED + way] =
             cache_digest(entry->key);
-    if (!cache->order)
-        hash_in(cache, slot);
     cache->live += !full;
     return full;
 }
@@ -317,8 +322,8 @@ void cache_drop(struct cache *cache, uint32_t slot)
         link_after(cache, slot, cache->prev[head_of(cache, slot)]);
     }
     cache->keys[slot] = 0;
-    if (cache->stride)
-        cache->digests[(size_t)(slot / cache->ways) * cache->stride +
+    if (cache->digests)
+        cache->digests[(size_t)(slot / cache->ways) * CACHE_WAYS_PACKED +
                        slot % cache->ways] = 0;
     cache->live--;
 }

@@ -39,13 +39,12 @@ struct cache {
     uint64_t *keys; /* 0: empty */
     uint64_t *values;
     uint64_t *order;  /* packed only */
-    uint8_t *digests; /* packed, more than a few ways: a stride for each set */
+    uint8_t *digests; /* packed, of more than a few ways: 16 for each set */
     uint32_t *tags;
     uint32_t *next, *prev;    /* linked only: entries, then a head per set */
     uint32_t *bucket, *chain; /* linked only: slot + 1, 0 ends */
     uint32_t entries, ways, sets, live;
     uint32_t set_mask; /* sets - 1, or 0 when that is no mask */
-    uint32_t stride;   /* of digests: 8 or 16 bytes, or 0 for none */
     unsigned hash_shift;
 };
 
@@ -134,15 +133,21 @@ static inline uint8_t cache_digest(uint64_t key)
     return (uint8_t)(key * 0x9e3779b97f4a7c15ull >> 56 | 1);
 }
 
-/* Bit 7 of every byte of `bytes` that is `digest`, no other. */
-static inline uint64_t cache_digests_equal(const uint8_t *bytes, uint8_t digest)
+/* A bit for each of CACHE_WAYS_PACKED bytes that is `digest`. */
+static inline uint32_t cache_digests_equal(const uint8_t *bytes, uint8_t digest)
 {
-    const uint64_t low = 0x7f7f7f7f7f7f7f7full;
-    uint64_t word;
+#ifdef __SSE2__
+    __m128i all = _mm_loadu_si128((const __m128i *)(const void *)bytes);
 
-    __builtin_memcpy(&word, bytes, sizeof word);
-    word ^= 0x0101010101010101ull * digest;
-    return ~(((word & low) + low) | word | low);
+    return (uint32_t)_mm_movemask_epi8(
+        _mm_cmpeq_epi8(all, _mm_set1_epi8((char)digest)));
+#else
+    uint32_t match = 0;
+
+    for (uint32_t way = 0; way < CACHE_WAYS_PACKED; way++)
+        match |= (uint32_t)(bytes[way] == digest) << way;
+    return match;
+#endif
 }
 
 static inline bool cache_holds(const struct cache *cache, uint32_t slot,
@@ -153,37 +158,51 @@ static inline bool cache_holds(const struct cache *cache, uint32_t slot,
             cache->tags[slot] == other);
 }
 
-/* The way of a set that holds the key under one of the tags, or CACHE_MISS. */
-static inline uint32_t cache_match(const struct cache *cache, uint32_t set,
-                                   uint64_t key, uint32_t tag, uint32_t other)
+/* The way of the set at `base` that holds the key under one of the tags, or
+ * CACHE_MISS: by comparing all keys. */
+static inline __attribute__((always_inline)) uint32_t cache_match_keys(
+    const struct cache *cache, uint32_t base, uint64_t key, uint32_t tag,
+    uint32_t other)
 {
-    uint32_t base = set * cache->ways;
-    uint64_t match;
+    const uint64_t *keys = cache->keys + base;
+    uint32_t match = cache->ways == CACHE_WAYS_COMPARED
+                         ? cache_equal(keys, key, CACHE_WAYS_COMPARED)
+                         : cache_equal(keys, key, cache->ways);
 
-    if (!cache->stride) {
-        match = cache->ways == 4
-                    ? cache_equal(cache->keys + base, key, 4)
-                    : cache_equal(cache->keys + base, key, cache->ways);
-        for (; match; match &= match - 1) {
-            uint32_t way = (uint32_t)__builtin_ctzll(match);
+    for (; match; match &= match - 1) {
+        uint32_t way = (uint32_t)__builtin_ctz(match);
 
-            if (cache_holds(cache, base + way, key, tag, other))
-                return way;
-        }
-        return CACHE_MISS;
-    }
-    for (uint32_t at = 0; at < cache->stride; at += 8) {
-        match = cache_digests_equal(cache->digests +
-                                        (size_t)set * cache->stride + at,
-                                    cache_digest(key));
-        for (; match; match &= match - 1) {
-            uint32_t way = at + (uint32_t)__builtin_ctzll(match) / 8;
-
-            if (cache_holds(cache, base + way, key, tag, other))
-                return way;
-        }
+        if (cache_holds(cache, base + way, key, tag, other))
+            return way;
     }
     return CACHE_MISS;
+}
+
+/* The same by comparing those that have the key's digest. */
+static inline uint32_t cache_match_digests(const struct cache *cache,
+                                           uint32_t set, uint64_t key,
+                                           uint32_t tag, uint32_t other)
+{
+    uint32_t base = set * cache->ways;
+    uint32_t match = cache_digests_equal(
+        cache->digests + (size_t)set * CACHE_WAYS_PACKED, cache_digest(key));
+
+    for (; match; match &= match - 1) {
+        uint32_t way = (uint32_t)__builtin_ctz(match);
+
+        if (cache_holds(cache, base + way, key, tag, other))
+            return way;
+    }
+    return CACHE_MISS;
+}
+
+static inline __attribute__((always_inline)) uint32_t cache_match(
+    const struct cache *cache, uint32_t set, uint64_t key, uint32_t tag,
+    uint32_t other)
+{
+    if (!cache->digests)
+        return cache_match_keys(cache, set * cache->ways, key, tag, other);
+    return cache_match_digests(cache, set, key, tag, other);
 }
 
 /* Four times the position of `way` in the order: where a group of four bits
@@ -211,8 +230,9 @@ static inline uint64_t cache_to_front(uint64_t order, uint32_t way)
  * for one; both are ignored in a cache without tags), made its set's most
  * recent; or CACHE_MISS. `key` is not 0.
  */
-static inline uint32_t cache_lookup(struct cache *cache, uint64_t index,
-                                    uint64_t key, uint32_t tag, uint32_t other)
+static inline __attribute__((always_inline)) uint32_t cache_lookup(
+    struct cache *cache, uint64_t index, uint64_t key, uint32_t tag,
+    uint32_t other)
 {
     uint32_t set, way;
 

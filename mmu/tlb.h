@@ -175,9 +175,9 @@ static inline unsigned tlb_place(const struct tlb *tlb,
 }
 
 /* Looks in the structures of one level, counting a hit. */
-static inline bool tlb_lookup_level(struct tlb *tlb, unsigned level,
-                                    uint64_t va, enum mmu_access access,
-                                    struct tlb_hit *hit)
+static inline __attribute__((always_inline)) bool tlb_lookup_level(
+    struct tlb *tlb, unsigned level, uint64_t va, enum mmu_access access,
+    struct tlb_hit *hit)
 {
     const struct tlb_route *route = tlb->route[level - 1][access];
 
@@ -213,13 +213,19 @@ static inline bool tlb_lookup_level(struct tlb *tlb, unsigned level,
  * current VPID and PCID; a hit in level 2 is put into level 1. Rights are the
  * caller's to check: an access that the entry does not allow, or a write to
  * a clean page, walks. */
-static inline bool tlb_lookup(struct tlb *tlb, uint64_t va,
-                              enum mmu_access access, struct tlb_hit *hit)
+static inline __attribute__((always_inline)) bool tlb_lookup(
+    struct tlb *tlb, uint64_t va, enum mmu_access access, struct tlb_hit *hit)
 {
+    /* One whose address others have, so that `hit` can stay in registers. */
+    struct tlb_hit second = {.level = 0};
+    bool found;
+
     tlb->lookups[access]++;
     if (tlb_lookup_level(tlb, 1, va, access, hit))
         return true;
-    return tlb_lookup_second(tlb, va, access, hit);
+    found = tlb_lookup_second(tlb, va, access, &second);
+    *hit = second;
+    return found;
 }
 
 #endif

@@ -494,6 +494,55 @@ static void cyclic(void)
         }
 }
 
+static void cyclic_second_level(void)
+{
+    for (size_t i = 0; i < GEOMETRIES; i++)
+        for (unsigned more = 0; more < 2; more++) {
+            const struct geometry *g = &geometries[i];
+            const struct mmu_profile profile =
+                cpu_bare(1, 1, g->entries, g->ways);
+            uint32_t pages = g->entries + more * (g->entries / g->ways);
+            struct bench *b =
+                bench_with_pages(&profile, MODEL_NATIVE, pages, PAGE_4K);
+
+            touch(b, pages, PAGE_4K, 3ull * pages, NULL);
+            CU_ASSERT_EQUAL(count_of(b->m, "tlb_l1_misses"), 3ull * pages);
+            CU_ASSERT_EQUAL(count_of(b->m, "tlb_l2_hits_4k"),
+                            more ? 0 : 3ull * pages);
+            bench_free(b);
+        }
+}
+
+static void cyclic_caches(void)
+{
+    static const struct {
+        unsigned level;
+        uint32_t entries, ways;
+        const char *hits;
+    } rows[] = {{2, 32, 4, "psc_pde_hits"},  {2, 21, 7, "psc_pde_hits"},
+                {3, 4, 4, "psc_pdpte_hits"}, {3, 10, 5, "psc_pdpte_hits"},
+                {4, 2, 1, "psc_pml4e_hits"}, {4, 6, 3, "psc_pml4e_hits"}};
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        for (unsigned more = 0; more < 2; more++) {
+            struct mmu_profile profile = cpu_bare(1, 1, 0, 0);
+            uint64_t stride = 1ull << pt_shift(rows[i].level);
+            uint32_t pages =
+                rows[i].entries + more * (rows[i].entries / rows[i].ways);
+            struct bench *b;
+
+            profile.psc.level[rows[i].level].entries = rows[i].entries;
+            profile.psc.level[rows[i].level].ways = rows[i].ways;
+            b = bench_with_pages(&profile, MODEL_NATIVE, pages, stride);
+            touch(b, pages, stride, 3ull * pages, NULL);
+            CU_ASSERT_EQUAL(count_of(b->m, rows[i].hits),
+                            more ? 0 : 3ull * pages);
+            CU_ASSERT_EQUAL(count_of(b->m, "psc_misses"),
+                            more ? 3ull * pages : 0);
+            bench_free(b);
+        }
+}
+
 /* Two dimensions: the tables' pages are few, and a nested TLB that holds them
  * and all pages of data leaves the guest's 4 references; one entry less, used
  * in turn, and every lookup misses. */
@@ -984,6 +1033,8 @@ TEST_SUITE(model, {"references of cold walks", cold_walks},
            {"uniform pages, second level", second_level_uniform},
            {"uniform regions, paging-structure caches", caches_uniform},
            {"pages in turn", cyclic},
+           {"pages in turn, second level", cyclic_second_level},
+           {"regions in turn, paging-structure caches", cyclic_caches},
            {"pages in turn, nested TLB", nested_tlb_cyclic},
            {"nested paging-structure caches", nested_psc},
            {"address spaces, PCIDs, global pages", address_spaces},

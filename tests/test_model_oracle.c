@@ -25,7 +25,7 @@
 #define FLAGS       (PTE_RW | PTE_US | PTE_XD)
 
 #ifdef __SANITIZE_ADDRESS__
-#define STEPS 2500u
+#define STEPS 6000u
 #else
 #define STEPS 12000u
 #endif

@@ -151,9 +151,10 @@ static void compare(const char *what, const struct stream *s,
     for (unsigned t = 0; t < TECHNIQUE_COUNT; t++) {
         if (stats_median(rates[t], ROUNDS, &median))
             abort();
-        printf("  %-8s %-7s %7.1f million accesses a second (%.1f to %.1f)%s\n",
+        printf("  %-8s %-7s %7.1f million accesses a second (%.1f to %.1f), "
+               "%5.1f ns each%s\n",
                what, techniques[t].name, median.value / 1e6, median.low / 1e6,
-               median.high / 1e6,
+               median.high / 1e6, 1e9 / median.value,
                techniques[t].technique != MODEL_NESTED ? ""
                : median.value >= aim                   ? ": reached"
                                                        : ": below the aim");
