@@ -132,14 +132,52 @@ static uint64_t piece(uint64_t value, uint64_t va, unsigned within,
            (va & within_mask & ~piece_mask);
 }
 
-typedef bool insertion(struct cache *cache, uint64_t index,
-                       const struct cache_entry *entry,
-                       struct cache_entry *evicted);
+/* Pieces of pages of class `page` with that number, or with the same hash. */
+static uint32_t *pieces_of(struct tlb *tlb, unsigned page, uint64_t number)
+{
+    return &tlb->pieces[((number << 2 | page) * 0x9e3779b97f4a7c15ull) >> 56];
+}
+
+/* An entry comes, or goes (`by` is -1). */
+static void count_piece(struct tlb *tlb, const struct cache_entry *entry,
+                        uint32_t by)
+{
+    unsigned page = tlb_page_class(entry->value);
+
+    if (size_of_key(entry->key) != page)
+        *pieces_of(tlb, page, entry->key >> 1 >> 9 * page) += by;
+}
+
+/* The entry in a slot goes, or is replaced. */
+static void forget(struct tlb *tlb, unsigned at, uint32_t slot)
+{
+    const struct cache *cache = &tlb->cache[at];
+    const struct cache_entry entry = {.key = cache->keys[slot],
+                                      .value = cache->values[slot]};
+
+    count_piece(tlb, &entry, -1u);
+}
+
+/* True when `evicted` had to go. `fresh`: it is known not to be there. */
+static bool insert_at(struct tlb *tlb, unsigned at, uint64_t number,
+                      const struct cache_entry *entry, bool fresh,
+                      struct cache_entry *evicted)
+{
+    struct cache *cache = &tlb->cache[at];
+    uint32_t slot;
+
+    if (fresh)
+        return cache_fill(cache, number, entry, evicted);
+    slot = cache_peek(cache, number, entry->key, entry->tag, entry->tag);
+    if (slot != CACHE_MISS)
+        forget(tlb, at, slot);
+    return cache_insert(cache, number, entry, evicted);
+}
 
 /* One level's share of an insertion. */
 static inline __attribute__((always_inline)) void insert_level(
     struct tlb *tlb, unsigned level, uint64_t va, enum mmu_access access,
-    uint64_t value, uint32_t tag, insertion *insert)
+    uint64_t value, uint32_t tag, bool fresh)
 {
     const struct tlb_route *routes = tlb->route[level - 1][access];
     unsigned page = tlb_page_class(value), at;
@@ -150,14 +188,17 @@ static inline __attribute__((always_inline)) void insert_level(
 
     if (size == NO_SIZE)
         return;
-    tlb->pieces |= size != page;
     entry.key = tlb_key(va, size);
     entry.value = piece(value, va, within, size);
     at = tlb_place(tlb, &routes[size], tlb_page_number(va, size));
     before = tlb->cache[at].live;
+    if (size != page)
+        count_piece(tlb, &entry, 1);
     tlb->counts[at].misses[page]++;
-    if (insert(&tlb->cache[at], tlb_page_number(va, size), &entry, &evicted)) {
+    if (insert_at(tlb, at, tlb_page_number(va, size), &entry, fresh,
+                  &evicted)) {
         tlb->counts[at].evictions++;
+        count_piece(tlb, &evicted, -1u);
         tlb->live[at][size_of_key(evicted.key)]--;
         tlb->live[at][size]++;
     } else {
@@ -178,14 +219,13 @@ bool tlb_lookup_second(struct tlb *tlb, uint64_t va, enum mmu_access access,
     /* Where memory is contiguous, a piece of it says where all of it is. */
     value = hit->value;
     insert_level(tlb, 1, va, access, value,
-                 value & VALUE_GLOBAL ? tlb->tag_global : tlb->tag,
-                 cache_insert);
+                 value & VALUE_GLOBAL ? tlb->tag_global : tlb->tag, true);
     return true;
 }
 
 static inline __attribute__((always_inline)) void insert_both(
     struct tlb *tlb, uint64_t va, const struct tlb_page *p,
-    enum mmu_access access, uint64_t value, bool global, insertion *insert)
+    enum mmu_access access, uint64_t value, bool global, bool fresh)
 {
     uint64_t page = pt_leaf_level(p->bytes) - 1;
     uint64_t within = pt_leaf_level(p->within) - 1;
@@ -194,8 +234,8 @@ static inline __attribute__((always_inline)) void insert_both(
     value &= ~(VALUE_CLASS | VALUE_GLOBAL);
     value |= page << TLB_PIECE_SHIFT | within << TLB_WITHIN_SHIFT |
              (global ? VALUE_GLOBAL : 0);
-    insert_level(tlb, 1, va, access, value, tag, insert);
-    insert_level(tlb, 2, va, access, value, tag, insert);
+    insert_level(tlb, 1, va, access, value, tag, fresh);
+    insert_level(tlb, 2, va, access, value, tag, fresh);
 }
 
 void tlb_insert(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
@@ -203,19 +243,19 @@ void tlb_insert(struct tlb *tlb, uint64_t va, uint64_t page_bytes,
 {
     const struct tlb_page page = {page_bytes, page_bytes};
 
-    insert_both(tlb, va, &page, access, value, global, cache_insert);
+    insert_both(tlb, va, &page, access, value, global, false);
 }
 
 void tlb_insert_page(struct tlb *tlb, uint64_t va, const struct tlb_page *page,
                      enum mmu_access access, uint64_t value, bool global)
 {
-    insert_both(tlb, va, page, access, value, global, cache_insert);
+    insert_both(tlb, va, page, access, value, global, false);
 }
 
 void tlb_fill(struct tlb *tlb, uint64_t va, const struct tlb_page *page,
               enum mmu_access access, uint64_t value, bool global)
 {
-    insert_both(tlb, va, page, access, value, global, cache_fill);
+    insert_both(tlb, va, page, access, value, global, true);
 }
 
 void tlb_set_bits(struct tlb *tlb, uint64_t va, uint64_t bits)
@@ -239,6 +279,7 @@ void tlb_set_bits(struct tlb *tlb, uint64_t va, uint64_t bits)
 /* Entries whose tag is `tag` in the bits of `mask` (or is not, when
  * `others`), and that translate `va` or any address. */
 struct sweep {
+    struct tlb *tlb;
     uint32_t mask, tag;
     bool others, by_address;
     uint64_t va;
@@ -261,12 +302,14 @@ static bool is_swept(const struct cache_entry *entry, void *arg)
     if (sweep->by_address && !translates(entry, sweep->va))
         return false;
     sweep->live[size_of_key(entry->key)]--;
+    count_piece(sweep->tlb, entry, -1u);
     return true;
 }
 
 static void sweep_all(struct tlb *tlb, struct sweep sweep)
 {
     for (unsigned at = 0; at < tlb->config.count; at++) {
+        sweep.tlb = tlb;
         sweep.live = tlb->live[at];
         tlb->counts[at].invalidated +=
             cache_invalidate(&tlb->cache[at], is_swept, &sweep);
@@ -289,6 +332,7 @@ static void drop_page(struct tlb *tlb, unsigned at, unsigned size, uint64_t va,
                       tlb_key(va, size), tag, tag);
     if (slot == CACHE_MISS)
         return;
+    forget(tlb, at, slot);
     cache_drop(&tlb->cache[at], slot);
     tlb->live[at][size]--;
     tlb->counts[at].invalidated++;
@@ -298,7 +342,8 @@ static void drop_page(struct tlb *tlb, unsigned at, unsigned size, uint64_t va,
  * find it; with them, every piece of its page has to go (SDM 4.10.2.3). */
 static void drop_address(struct tlb *tlb, uint64_t va, uint32_t tag)
 {
-    if (tlb->pieces) {
+    if (*pieces_of(tlb, 1, tlb_page_number(va, 1)) ||
+        *pieces_of(tlb, 2, tlb_page_number(va, 2))) {
         sweep_all(tlb, (struct sweep){.mask = TAG_WHOLE,
                                       .tag = tag,
                                       .by_address = true,
@@ -389,7 +434,8 @@ void tlb_flush(struct tlb *tlb)
         for (unsigned size = 0; size < TLB_SIZES; size++)
             tlb->live[at][size] = 0;
     }
-    tlb->pieces = false;
+    for (unsigned i = 0; i < TLB_PIECE_BUCKETS; i++)
+        tlb->pieces[i] = 0;
 }
 
 void tlb_reset_counts(struct tlb *tlb)

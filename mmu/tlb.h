@@ -17,6 +17,7 @@
 #define TLB_LEVELS         2
 #define TLB_STRUCTURES_MAX 12
 #define TLB_ACCESSES       3 /* enum mmu_access */
+#define TLB_PIECE_BUCKETS  256
 #define TLB_SIZES          3 /* 4 KiB, 2 MiB, 1 GiB: pt_leaf_level() - 1 */
 
 struct tlb_structure {
@@ -62,7 +63,8 @@ struct tlb {
     uint32_t live[TLB_STRUCTURES_MAX][TLB_SIZES]; /* entries by their size */
     uint64_t lookups[TLB_ACCESSES];
     uint64_t misses[TLB_LEVELS]; /* lookups no structure of the level had */
-    bool pieces;                 /* some entry may be a piece of its page */
+    /* Entries that are pieces of their page, by a hash of the page. */
+    uint32_t pieces[TLB_PIECE_BUCKETS];
 };
 
 /* What a TLB gives: as a PTE, the frame in bits 51:12 and the walk's rights
