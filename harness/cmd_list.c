@@ -1,9 +1,13 @@
 /* `memvirt list`: techniques, workloads and counters. */
 #include "base/parse.h"
 #include "harness/commands.h"
+#include "harness/costs.h"
 #include "harness/counters/counters.h"
+#include "harness/profile.h"
+#include "harness/settings.h"
 #include "harness/technique.h"
 #include "workloads/catalog.h"
+#include "workloads/model/source.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,10 +15,11 @@
 #include <string.h>
 
 static const char list_help[] =
-    "Usage: memvirt list [techniques] [workloads] [counters]\n"
+    "Usage: memvirt list [techniques] [workloads] [counters] [profiles]\n"
     "\n"
     "Lists what can be asked for: techniques and where each runs, workloads\n"
-    "with their defaults, and the counters that count on this machine.\n"
+    "with their defaults, the counters that count on this machine, and what\n"
+    "the model has besides: patterns, CPU profiles and cost tables.\n"
     "\n"
     "Examples:\n"
     "  memvirt list\n"
@@ -93,6 +98,53 @@ static int list_counters(void)
     return 0;
 }
 
+/* ---- What the model has -------------------------------------------------- */
+
+static void list_patterns(void)
+{
+    puts("Patterns: accesses without data, for the model only");
+    for (const struct workload *const *w = model_catalog(); *w; w++)
+        if (!(*w)->run)
+            printf("  %-18s %s\n", (*w)->name, (*w)->summary);
+}
+
+static int list_profile(const char *name, void *arg)
+{
+    struct mmu_profile profile;
+    struct why why;
+
+    (void)arg;
+    if (profile_load(name, &profile, &why))
+        printf("  %-18s %s\n", name, why.text);
+    else
+        printf("  %-18s %s\n", name, profile.cpu);
+    return 0;
+}
+
+static int list_cost_table(const char *name, void *arg)
+{
+    (void)arg;
+    printf("  %-18s\n", name);
+    return 0;
+}
+
+static int list_model(void)
+{
+    struct why why;
+    int err;
+
+    list_patterns();
+    puts("\nCPU profiles of the model (--cpu)");
+    err = profile_each(list_profile, NULL, &why);
+    if (!err) {
+        puts("\nCost tables of the model (--costs)");
+        err = settings_each(COSTS_FOLDER, list_cost_table, NULL, &why);
+    }
+    if (err)
+        fprintf(stderr, "memvirt list: %s\n", why.text);
+    return err ? 1 : 0;
+}
+
 static bool wanted(int argc, char **argv, const char *what)
 {
     bool any = argc < 2;
@@ -104,7 +156,8 @@ static bool wanted(int argc, char **argv, const char *what)
 
 int cmd_list(int argc, char **argv)
 {
-    static const char *const topics[] = {"techniques", "workloads", "counters"};
+    static const char *const topics[] = {"techniques", "workloads", "counters",
+                                         "profiles"};
     int status = 0;
 
     for (int i = 1; i < argc; i++) {
@@ -114,12 +167,12 @@ int cmd_list(int argc, char **argv)
             fputs(list_help, stdout);
             return 0;
         }
-        for (unsigned t = 0; t < 3; t++)
+        for (unsigned t = 0; t < sizeof topics / sizeof topics[0]; t++)
             known |= !strcmp(argv[i], topics[t]);
         if (!known) {
             fprintf(stderr,
                     "memvirt list: there is no list of '%s': "
-                    "techniques, workloads, counters\n",
+                    "techniques, workloads, counters, profiles\n",
                     argv[i]);
             return 2;
         }
@@ -130,9 +183,13 @@ int cmd_list(int argc, char **argv)
         putchar('\n');
         list_workloads();
     }
+    if (wanted(argc, argv, topics[3])) {
+        putchar('\n');
+        status = list_model();
+    }
     if (wanted(argc, argv, topics[2])) {
         putchar('\n');
-        status = list_counters();
+        status |= list_counters();
     }
     return status;
 }
