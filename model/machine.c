@@ -68,8 +68,9 @@ static int walk(struct machine *m, uint64_t va, unsigned kind,
 }
 
 /* No TLB has it. `out` is of WALK_OK and WALK_EMULATED. */
-static int miss(struct machine *m, uint64_t va, unsigned kind,
-                struct translation *out)
+static __attribute__((noinline)) int miss(struct machine *m, uint64_t va,
+                                          unsigned kind,
+                                          struct translation *out)
 {
     int result = walk(m, va, kind, out);
 
@@ -81,8 +82,9 @@ static int miss(struct machine *m, uint64_t va, unsigned kind,
 
 /* A TLB has it, but not with the rights: a write to a clean page, or an entry
  * that the tables have outgrown. Every copy of it becomes dirty. */
-static int upgrade(struct machine *m, uint64_t va, unsigned kind,
-                   struct translation *out)
+static __attribute__((noinline)) int upgrade(struct machine *m, uint64_t va,
+                                             unsigned kind,
+                                             struct translation *out)
 {
     int result = walk(m, va, kind, out);
 
