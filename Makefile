@@ -69,6 +69,9 @@ $(WL_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(WL_CFLAGS) -c -o $@ $<
 
+# The model's loops run a hundred million times a second.
+$(call obj,model/machine.c): HOST_CFLAGS += -O3
+
 $(HOSTED_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(HOST_CFLAGS) -fpie -pthread -c -o $@ $<
