@@ -311,13 +311,8 @@ static int shadow_part(struct machine *m, const struct mmu_request *request,
     struct mmu_walk walk;
 
     shadow_cpu_walk(m, request, &walk);
-    if (walk.outcome == MMU_OK) {
-        m->counts.walks++;
-        onedim_result(&walk, out);
-        out->gpa = walk.pa - m->host_base;
-        out->global = false;
-        return WALK_OK;
-    }
+    if (walk.outcome == MMU_OK)
+        return shadow_translated(m, &walk, out);
     if (walk.outcome != MMU_PAGE_FAULT)
         return machine_no_table(m, request->va);
     if (walk.error & PF_P && grant(m, request, p, out)) {

@@ -209,6 +209,9 @@ int shadow_table_read(void *machine, uint64_t pa, uint64_t *entry);
 /* The CPU's walk of them. */
 void shadow_cpu_walk(struct machine *m, const struct mmu_request *request,
                      struct mmu_walk *walk);
+/* What such a walk, when it was MMU_OK, gave; WALK_OK. */
+int shadow_translated(struct machine *m, const struct mmu_walk *walk,
+                      struct translation *out);
 
 int agile_create(struct machine *m, struct why *why);
 void agile_destroy(struct machine *m);

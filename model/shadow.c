@@ -117,6 +117,16 @@ void shadow_cpu_walk(struct machine *m, const struct mmu_request *request,
     onedim_walk(m, &dimension, request, walk);
 }
 
+int shadow_translated(struct machine *m, const struct mmu_walk *walk,
+                      struct translation *out)
+{
+    m->counts.walks++;
+    onedim_result(walk, out);
+    out->gpa = walk->pa - m->host_base;
+    out->global = false;
+    return WALK_OK;
+}
+
 /* An exit for a #PF on the shadow tables. */
 static int page_fault_exit(struct machine *m, const struct mmu_request *request,
                            int error, struct translation *out)
@@ -150,13 +160,8 @@ static int shadow_walk(struct machine *m, const struct mmu_request *request,
 
     for (unsigned round = 0; round < ROUNDS_MAX; round++) {
         shadow_cpu_walk(m, request, &walk);
-        if (walk.outcome == MMU_OK) {
-            m->counts.walks++;
-            onedim_result(&walk, out);
-            out->gpa = walk.pa - m->host_base;
-            out->global = false;
-            return WALK_OK;
-        }
+        if (walk.outcome == MMU_OK)
+            return shadow_translated(m, &walk, out);
         m->counts.walks_faulted++;
         machine_drop(m, request->va);
         result = walk.outcome == MMU_PAGE_FAULT

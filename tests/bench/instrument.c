@@ -6,33 +6,19 @@
  * million events a second.
  */
 #include "harness/stats.h"
+#include "tests/bench/bench.h"
 #include "workloads/catalog.h"
 #include "workloads/linux/process.h"
 #include "workloads/model/source.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define ROUNDS     5
 #define WORDS      16384
 #define UPDATES    (16u << 20)
 #define AIM_NS     40
 #define AIM_EVENTS 100e6
-
-static double seconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-static void give_up(const struct why *why)
-{
-    fprintf(stderr, "%s\n", why->text);
-    exit(1);
-}
 
 /* One phase: how long, what it did and how many words it said. */
 struct timing {

@@ -13,6 +13,7 @@
 #include "harness/profile.h"
 #include "harness/stats.h"
 #include "model/machine.h"
+#include "tests/bench/bench.h"
 #include "workloads/catalog.h"
 #include "workloads/linux/process.h"
 #include "workloads/model/source.h"
@@ -21,7 +22,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define ROUNDS   5
 #define CHUNK    65536
@@ -29,20 +29,6 @@
 #define AIM_GUPS 15e6
 #define AIM_SLOW 25
 #define MACHINES 4
-
-static double seconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-static void give_up(const struct why *why)
-{
-    fprintf(stderr, "%s\n", why->text);
-    exit(1);
-}
 
 /* A whole stream, and where its steady phase is. */
 struct stream {

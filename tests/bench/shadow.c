@@ -5,10 +5,10 @@
  * it: no CPU runs on these tables.
  */
 #include "shadowpt/shadow.h"
+#include "tests/bench/bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define PAGES  (1u << 16)
 #define TABLES (3 + PAGES / PT_ENTRIES) /* of the guest, frames 0 and up */
@@ -62,14 +62,6 @@ static void map(struct guest *g)
     for (uint64_t i = 0; i < PAGES; i++)
         g->table[3 + i / PT_ENTRIES][i % PT_ENTRIES] =
             (TABLES + i) * PAGE_4K | RIGHTS;
-}
-
-static double seconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 /* ns for each page. */

@@ -5,24 +5,16 @@
  */
 #include "mmu/tlb.h"
 #include "harness/stats.h"
+#include "tests/bench/bench.h"
 #include "workloads/api.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define ROUNDS  9
 #define LOOKUPS (1u << 22)
 #define ADVANCE 4096 /* addresses prepared; they stay in the L1 data cache */
 #define AIM     100e6
-
-static double seconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 static double rate(struct tlb *tlb, const uint64_t *va)
 {

@@ -5,13 +5,13 @@
  * second written, more read.
  */
 #include "harness/stats.h"
+#include "tests/bench/bench.h"
 #include "trace/file.h"
 #include "workloads/api.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #define ROUNDS   5
@@ -20,14 +20,6 @@
 #define AIM      20e6
 #define HEAP     0x555555560000ull
 #define STACK    0x7ffffffde000ull
-
-static double seconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 /* Access number `i` of a stream. */
 typedef uint64_t pattern(uint64_t i, uint64_t *random);

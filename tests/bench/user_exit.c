@@ -8,6 +8,7 @@
  */
 #include "harness/image.h"
 #include "harness/stats.h"
+#include "tests/bench/bench.h"
 #include "vmm/vm.h"
 
 #include <errno.h>
@@ -17,7 +18,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #define ROUNDS     31
 #define OPERATIONS 2000
@@ -25,14 +25,6 @@
 struct clock {
     double begin, end;
 };
-
-static double seconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 static void on_mark(struct vm *vm, enum wl_phase phase, bool begin, void *arg)
 {
