@@ -4,7 +4,7 @@
 
 #define KERNEL_BASE 0xffffffff80000000 /* virtual address of physical 0 */
 #define KERNEL_LOAD 0x100000           /* physical address of the image */
-#define DIRECT_BASE 0xffff800000000000 /* all RAM, physical 0 first */
+#define DIRECT_BASE 0xffff888000000000 /* all RAM, physical 0 first */
 
 #define NANO_BASE 0xffffff0000000000 /* pages the nanobenchmarks map */
 
