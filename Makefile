@@ -13,7 +13,7 @@ CC = gcc
 PKGS = libtracefs jansson gsl libkmod hwloc libconfig libzstd zlib
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS = $(shell pkg-config --libs $(PKGS) 2>/dev/null) \
-           -lpapi -lpfm -lnuma -lcsv
+           -lpapi -lpfm -lnuma -lcsv -lZydis -lZycore
 
 WARN = -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-prototypes \
        -Wshadow -Wvla
@@ -38,9 +38,11 @@ KERNEL_CFLAGS = $(BASE_CFLAGS) -O2 -ffreestanding -fno-pic -mcmodel=kernel \
 
 WL_SRC     := $(wildcard workloads/*.c workloads/memory/*.c workloads/os/*.c)
 SHIM_SRC   := $(wildcard workloads/linux/*.c)
+# The monitor's core serves in the VM and in the VMM's process.
+MONITOR_CORE := $(filter-out %/start.c,$(wildcard vmm/monitor/*.c))
 HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c trace/*.c \
                 model/*.c vmm/*.c harness/*.c harness/counters/*.c \
-                workloads/model/*.c) $(SHIM_SRC)
+                workloads/model/*.c) $(SHIM_SRC) $(MONITOR_CORE)
 TEST_SRC   := $(wildcard tests/*.c)
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 BENCH_SRC  := $(wildcard tests/bench/*.c)
@@ -49,7 +51,8 @@ obj = $(patsubst %,$B/obj/%.o,$(basename $1))
 
 WL_OBJ     := $(call obj,$(WL_SRC))
 HOSTED_OBJ := $(call obj,$(HOSTED_SRC))
-LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ))
+MONITOR_IMAGE := $B/obj/vmm/monitor_image.o
+LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ)) $(MONITOR_IMAGE)
 TEST_OBJ   := $(call obj,$(TEST_SRC))
 TRACED_WL_OBJ     := $(WL_OBJ:$B/obj/%=$B/obj/traced/%)
 TRACED_KERNEL_OBJ := $(addprefix $B/obj/traced/workloads/guest/,space.o phys.o)
@@ -62,7 +65,7 @@ FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 
 all: $B/memvirt $B/guest.elf ## Build the command and the guest image
 
-$B/memvirt: $(HOSTED_OBJ) $(WL_OBJ) $(TRACED_OBJ)
+$B/memvirt: $(HOSTED_OBJ) $(MONITOR_IMAGE) $(WL_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
 
 $(WL_OBJ): $B/obj/%.o: %.c
@@ -137,6 +140,40 @@ $B/obj/workloads/guest/entry.o: $B/user.bin
 $B/guest.elf: $B/obj/workloads/guest/kernel.ld $(GUEST_KERNEL_OBJ)
 	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 -T $< -o $@ $(GUEST_KERNEL_OBJ)
 
+# ---- The monitor: freestanding, linked at its own addresses ----------------
+
+MONITOR_CFLAGS = $(BASE_CFLAGS) -O2 -ffreestanding -fpie -fvisibility=hidden \
+            -fno-stack-protector -fno-asynchronous-unwind-tables \
+            -fcf-protection=none -fno-tree-loop-distribute-patterns \
+            -mno-red-zone -mgeneral-regs-only
+MONITOR_OBJ := $(patsubst %,$B/obj/monitor/%.o,$(basename vmm/monitor/entry.S \
+                 vmm/monitor/start.c $(MONITOR_CORE) mmu/walk.c \
+                 $(wildcard shadowpt/*.c)))
+
+$B/obj/monitor/%.o: %.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(MONITOR_CFLAGS) -c -o $@ $<
+
+$B/obj/monitor/%.o: %.S
+	@mkdir -p $(@D)
+	$(call Q,AS)$(CC) -I. -MMD -MP -c -o $@ $<
+
+$B/obj/vmm/monitor/%.ld: vmm/monitor/%.ld vmm/monitor/layout.h
+	@mkdir -p $(@D)
+	$(call Q,CPP)$(CC) -E -P -x assembler-with-cpp -I. -o $@ $<
+
+$B/monitor.elf: $B/obj/vmm/monitor/monitor.ld $(MONITOR_OBJ)
+	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 -z noexecstack \
+	    --no-warn-rwx-segments -T $< -o $@ $(MONITOR_OBJ)
+
+$B/monitor.bin: $B/monitor.elf
+	$(call Q,COPY)objcopy -O binary $< $@
+
+# The command carries it.
+$(MONITOR_IMAGE): vmm/monitor_image.S $B/monitor.bin
+	@mkdir -p $(@D)
+	$(call Q,AS)$(CC) -DMONITOR_IMAGE='"$B/monitor.bin"' -c -o $@ $<
+
 # ---- Tests, fuzzers, benchmarks, lint -------------------------------------
 
 # One program; every suite registers itself (tests/test.h).
@@ -149,7 +186,7 @@ $B/memvirt-tests: $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ) $(TRACED_OBJ)
 
 # libFuzzer needs clang; each target is built from source with its sanitizers.
 FUZZ_LIB_SRC := $(filter-out harness/main.c,$(HOSTED_SRC)) $(WL_SRC)
-$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(TRACED_OBJ)
+$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(MONITOR_IMAGE) $(TRACED_OBJ)
 	@mkdir -p $(@D)
 	$(call Q,FUZZ)clang -std=gnu17 -g -O1 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -pthread \
 	    -DMEMVIRT_ROOT='"$(MEMVIRT_ROOT)"' -DMEMVIRT_BUILD='"$(MEMVIRT_BUILD)"' \

@@ -23,7 +23,7 @@ static const char run_help[] =
     "lab, an emulated machine with real KVM; `memvirt lab` runs everything "
     "there.\n"
     "\n"
-    "  -t, --technique LIST   native, emulation, shadow, nested\n"
+    "  -t, --technique LIST   native, emulation, shadow, nested, trap, pv\n"
     "  -w, --workload LIST    names, or nano, mmu, memory, all; test\n"
     "      --size LIST        working sets, for example 64K,1M,64M\n"
     "      --guest-page LIST  4K, 2M, 1G\n"
@@ -34,6 +34,12 @@ static const char run_help[] =
     "      --seed N           of everything random\n"
     "      --ram SIZE         guest memory, instead of what the set needs\n"
     "      --pcid             let the guest kernel use PCIDs\n"
+    "      --shadow-policy LIST  of trap: traced, unsync, vtlb (default "
+    "unsync)\n"
+    "      --shadow-roots N   shadow roots kept by trap (default 64)\n"
+    "      --assist LIST      on: trap and pv handle traps in the VM; off: "
+    "each in\n"
+    "                         the VMM's process (default on)\n"
     "      --cpu SPEC         pin to hwloc objects: core:0, pu:1, ...\n"
     "      --numa SPEC        take memory from these NUMA nodes: 0, 0-1, ...\n"
     "      --time-limit S     seconds a run may take (default 120)\n"
@@ -49,7 +55,8 @@ static const char run_help[] =
     "  memvirt run\n"
     "  memvirt run -t native,shadow -w gups,chase --size 1M,16M,64M --reps 5\n"
     "  memvirt run -t native,shadow,nested -w nano -o results/nano\n"
-    "  memvirt lab --machine svm -- run -t shadow,nested -w invlpg,cr3\n";
+    "  memvirt lab --machine svm -- run -t shadow,nested -w invlpg,cr3\n"
+    "  memvirt run -t native,trap -w gups --shadow-policy traced,vtlb\n";
 
 struct run_arguments {
     struct plan_request request;
@@ -67,7 +74,10 @@ enum {
     OPT_REPS,
     OPT_SEED,
     OPT_RAM,
+    OPT_SHADOW_ROOTS,
     OPT_PCID,
+    OPT_SHADOW_POLICY,
+    OPT_ASSIST,
     OPT_CPU,
     OPT_NUMA,
     OPT_TIME_LIMIT,
@@ -91,6 +101,9 @@ static const struct option options[] = {
     {"reps", required_argument, NULL, OPT_REPS},
     {"seed", required_argument, NULL, OPT_SEED},
     {"ram", required_argument, NULL, OPT_RAM},
+    {"shadow-policy", required_argument, NULL, OPT_SHADOW_POLICY},
+    {"shadow-roots", required_argument, NULL, OPT_SHADOW_ROOTS},
+    {"assist", required_argument, NULL, OPT_ASSIST},
     {"pcid", no_argument, NULL, OPT_PCID},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"numa", required_argument, NULL, OPT_NUMA},
@@ -125,6 +138,9 @@ static int take_number(int option, struct plan_request *request,
     switch (option) {
     case OPT_VCPUS:
         return number(optarg, "--vcpus", 32, &request->vcpus, why);
+    case OPT_SHADOW_ROOTS:
+        return number(optarg, "--shadow-roots", SHADOW_ROOTS_MAX,
+                      &request->shadow_roots, why);
     case OPT_REPS:
         return number(optarg, "--reps", 1000, &request->reps, why);
     case OPT_TIME_LIMIT:
@@ -154,6 +170,8 @@ static void take_text(int option, struct run_arguments *arguments)
         {OPT_SIZE, &request->sizes},
         {OPT_GUEST_PAGE, &request->guest_pages},
         {OPT_HOST_PAGE, &request->host_pages},
+        {OPT_SHADOW_POLICY, &request->policies},
+        {OPT_ASSIST, &request->assists},
         {OPT_CPU, &request->cpu},
         {OPT_NUMA, &request->numa},
         {OPT_IMAGE, &request->image},
@@ -208,7 +226,7 @@ static int parse_arguments(int argc, char **argv,
         if (option == OPT_FIRST_ID)
             err = number(optarg, "--first-id", 1u << 30, &arguments->first_id,
                          &why);
-        else if ((option >= OPT_VCPUS && option <= OPT_RAM) ||
+        else if ((option >= OPT_VCPUS && option <= OPT_SHADOW_ROOTS) ||
                  option == OPT_TIME_LIMIT)
             err = take_number(option, &arguments->request, &why);
         else

@@ -65,7 +65,8 @@ static void turn_switch(struct kvm_switch *kvm, const struct run_spec *spec)
 
     if (kvm && spec->technique == TECH_SHADOW)
         kvm_switch_set(kvm, KVM_PAGING_SHADOW, &why);
-    else if (kvm && spec->technique == TECH_NESTED)
+    else if (kvm && (spec->technique == TECH_NESTED ||
+                     technique_is_software(spec->technique)))
         kvm_switch_set(kvm, KVM_PAGING_NESTED, &why);
 }
 

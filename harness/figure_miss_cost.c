@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE_4K        4096u
-#define PAGE_2M        (2u << 20)
 #define POINTS_MAX     64 /* working sets of a curve; more are left out */
 #define MARKS_MAX      32
 #define LOG_FROM_RANGE 50

@@ -129,6 +129,7 @@ static int read_key(const struct reader *r, size_t row, struct group *key)
         {"shadow_policy", key->shadow_policy, sizeof key->shadow_policy},
         {"cpu_profile", key->cpu_profile, sizeof key->cpu_profile},
         {"levels", key->levels, sizeof key->levels},
+        {"assist", key->assist, sizeof key->assist},
     };
     const struct {
         const char *column;
@@ -137,6 +138,7 @@ static int read_key(const struct reader *r, size_t row, struct group *key)
         {"working_set_bytes", &key->working_set_bytes},
         {"guest_page_bytes", &key->guest_page_bytes},
         {"host_page_bytes", &key->host_page_bytes},
+        {"shadow_roots", &key->shadow_roots},
     };
     uint64_t vcpus;
     int err;

@@ -1,7 +1,8 @@
 /*
  * `shadow` and `nested`: the guest under KVM, with the shadow page tables or
  * the nested paging that KVM is set to. The VM is the same; the host's switch
- * decides, so the row is refused when it stands the other way.
+ * decides, so the row is refused when it stands the other way. `trap`: the same
+ * VM with the software VMM in it, which needs nothing but a VM.
  *
  * A run is two executions in two VMs: one that is timed, with nothing that
  * counts at work, and one that is counted, since a histogram on every exit
@@ -12,6 +13,7 @@
 #include "ept/kvm_switch.h"
 #include "harness/counters/counters.h"
 #include "harness/image.h"
+#include "harness/monitor_counts.h"
 #include "harness/technique.h"
 #include "harness/topology.h"
 
@@ -25,7 +27,9 @@ struct vm_job {
     struct counters *counters;          /* NULL in the timed execution */
     struct rows rows[GUEST_PHASES_MAX]; /* by phase, in the order they end */
     unsigned phases;
+    const struct vm_software *software;
     uint64_t exits_at_begin[VM_EXIT_KINDS];
+    struct monitor_counts monitor_at_begin;
 };
 
 /* ---- Counting ---------------------------------------------------------- */
@@ -73,6 +77,7 @@ static void on_mark(struct vm *vm, enum wl_phase phase, bool begin, void *arg)
         return;
     if (begin) {
         vm_user_exits(vm, job->exits_at_begin);
+        monitor_counts_read(vm, &job->monitor_at_begin);
         counters_begin(job->counters);
         return;
     }
@@ -82,6 +87,7 @@ static void on_mark(struct vm *vm, enum wl_phase phase, bool begin, void *arg)
     counters_end(job->counters, rows);
     vm_user_exits(vm, now);
     add_user_exits(job, now, rows);
+    monitor_counts_add(vm, &job->monitor_at_begin, rows);
 }
 
 static int on_pin(unsigned vcpu, void *arg, struct why *why)
@@ -115,6 +121,7 @@ static struct vm_config configure(const struct run_spec *spec,
         .backing = backings[spec->host_page],
         .vcpus = spec->vcpus,
         .time_limit_s = spec->time_limit_s,
+        .software = job->software,
         .pin = on_pin,
         .place = on_place,
         .hooks = {.ready = on_ready, .mark = on_mark},
@@ -203,10 +210,11 @@ static int take_rows(struct vm_job *counted, struct run_record *record,
 }
 
 static int run_counted(const struct run_spec *spec, struct run_record *record,
-                       struct why *why)
+                       const struct vm_software *software, struct why *why)
 {
     struct run_record scratch = {.status = RUN_OK};
-    struct vm_job job = {.spec = spec, .record = &scratch};
+    struct vm_job job = {
+        .spec = spec, .record = &scratch, .software = software};
     struct why rows_why;
     int err, rows_err;
 
@@ -220,9 +228,10 @@ static int run_counted(const struct run_spec *spec, struct run_record *record,
 }
 
 static int run_under_kvm(const struct run_spec *spec, struct run_record *record,
-                         struct why *why)
+                         const struct vm_software *software, struct why *why)
 {
-    struct vm_job timed = {.spec = spec, .record = record};
+    struct vm_job timed = {
+        .spec = spec, .record = record, .software = software};
     struct kvm_state state;
     int err;
 
@@ -231,7 +240,7 @@ static int run_under_kvm(const struct run_spec *spec, struct run_record *record,
              kvm_flavour_name(state.flavour));
     err = run_vm(spec, &timed, why);
     if (!err && !spec->uncounted)
-        err = run_counted(spec, record, why);
+        err = run_counted(spec, record, software, why);
     return err;
 }
 
@@ -272,7 +281,7 @@ static int shadow_run(const struct run_spec *spec,
 {
     int err = shadow_here(workload, why);
 
-    return err ? err : run_under_kvm(spec, record, why);
+    return err ? err : run_under_kvm(spec, record, NULL, why);
 }
 
 static int nested_run(const struct run_spec *spec,
@@ -281,7 +290,7 @@ static int nested_run(const struct run_spec *spec,
 {
     int err = nested_here(workload, why);
 
-    return err ? err : run_under_kvm(spec, record, why);
+    return err ? err : run_under_kvm(spec, record, NULL, why);
 }
 
 const struct technique_ops technique_shadow = {
@@ -296,4 +305,50 @@ const struct technique_ops technique_nested = {
     .mmu = "nested",
     .here = nested_here,
     .run = nested_run,
+};
+
+/* ---- The software VMM -------------------------------------------------- */
+
+static int software_here(const struct workload *workload, struct why *why)
+{
+    struct kvm_state state;
+
+    (void)workload;
+    kvm_state_read(&kvm_host_linux, &state);
+    if (!state.answers)
+        return why_set(why, ENOTSUP,
+                       "no usable /dev/kvm: 'memvirt doctor' says why");
+    return 0;
+}
+
+static int software_run(const struct run_spec *spec,
+                        const struct workload *workload,
+                        struct run_record *record, struct why *why)
+{
+    int err = software_here(workload, why);
+    struct vm_software software = {
+        .policy = spec->shadow_policy,
+        .roots = spec->shadow_roots,
+        .no_assist = spec->no_assist,
+    };
+    struct kvm_state state;
+
+    if (err)
+        return err;
+    kvm_state_read(&kvm_host_linux, &state);
+    software.syscall_faults = state.flavour == KVM_FLAVOUR_PVM;
+    snprintf(record->shadow_policy, sizeof record->shadow_policy, "%s",
+             shadow_policy_name(spec->shadow_policy));
+    snprintf(record->assist, sizeof record->assist, "%s",
+             spec->no_assist ? "off" : "on");
+    record->shadow_roots = (struct maybe_u64){
+        true, spec->shadow_roots ? spec->shadow_roots : VM_ROOTS_DEFAULT};
+    return run_under_kvm(spec, record, &software, why);
+}
+
+const struct technique_ops technique_trap = {
+    .summary = "software VMM: guest kernel at CPL 3, what doesn't trap patched",
+    .mmu = "shadow",
+    .here = software_here,
+    .run = software_run,
 };

@@ -47,11 +47,6 @@ struct axes {
         guest_page_count, host_page_count, levels_count;
 };
 
-const char *shadow_policy_name(enum shadow_policy policy)
-{
-    return policy_names[policy];
-}
-
 /* ---- Lists --------------------------------------------------------------- */
 
 static int twice(const char *what, const char *text, struct why *why)
@@ -86,20 +81,15 @@ static int add_technique(const char *text, void *arg, struct why *why)
 static int add_policy(const char *text, void *arg, struct why *why)
 {
     struct axes *axes = arg;
-    unsigned i = 0;
+    enum shadow_policy policy;
+    int err = shadow_policy_parse(text, &policy, why);
 
-    while (i < POLICIES && strcmp(policy_names[i], text))
-        i++;
-    if (i == POLICIES)
-        return why_set(why, EINVAL,
-                       "there is no shadow policy '%s'; there are: traced, "
-                       "unsync, vtlb",
-                       text);
-    for (unsigned n = 0; n < axes->policy_count; n++)
-        if (axes->policies[n] == i)
+    for (unsigned n = 0; !err && n < axes->policy_count; n++)
+        if (axes->policies[n] == policy)
             return twice("--shadow-policy", text, why);
-    axes->policies[axes->policy_count++] = (enum shadow_policy)i;
-    return 0;
+    if (!err)
+        axes->policies[axes->policy_count++] = policy;
+    return err;
 }
 
 static int push_workload(struct axes *axes, const char *text, struct why *why)

@@ -57,6 +57,4 @@ int model_plan_make(struct model_plan *plan, const struct model_request *ask,
                     struct why *why);
 void model_plan_free(struct model_plan *plan);
 
-const char *shadow_policy_name(enum shadow_policy policy);
-
 #endif

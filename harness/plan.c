@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define POLICIES  3
 #define LIST_MAX  64
 #define SPECS_MAX 100000
 
@@ -21,9 +22,11 @@ struct axes {
     uint64_t guest_pages[LIST_MAX];
     enum host_page host_pages[HOST_PAGES];
     enum platform labs[2];
+    enum shadow_policy policies[POLICIES];
+    bool no_assists[2];
     bool kvm_turns; /* the host's switch may be turned for a run */
     unsigned technique_count, workload_count, size_count, guest_page_count,
-        host_page_count, lab_count;
+        host_page_count, lab_count, policy_count, assist_count;
 };
 
 /* ---- Parsing the lists ------------------------------------------------- */
@@ -132,6 +135,29 @@ static int add_lab(const char *text, void *arg, struct why *why)
     return 0;
 }
 
+static int add_policy(const char *text, void *arg, struct why *why)
+{
+    struct axes *axes = arg;
+
+    if (axes->policy_count == POLICIES)
+        return too_many("--shadow-policy", why);
+    return shadow_policy_parse(text, &axes->policies[axes->policy_count++],
+                               why);
+}
+
+static int add_assist(const char *text, void *arg, struct why *why)
+{
+    struct axes *axes = arg;
+    bool off = !strcmp(text, "off");
+
+    if (!off && strcmp(text, "on"))
+        return why_set(why, EINVAL, "--assist: '%s' is not on or off", text);
+    if (axes->assist_count == 2)
+        return too_many("--assist", why);
+    axes->no_assists[axes->assist_count++] = off;
+    return 0;
+}
+
 static int parse_axes(const struct plan_request *request, struct axes *axes,
                       struct why *why)
 {
@@ -149,6 +175,9 @@ static int parse_axes(const struct plan_request *request, struct axes *axes,
          add_guest_page},
         {"--host-page", request->host_pages ? request->host_pages : "4K",
          add_host_page},
+        {"--shadow-policy", request->policies ? request->policies : "unsync",
+         add_policy},
+        {"--assist", request->assists ? request->assists : "on", add_assist},
         {"--machine", request->machines ? request->machines : "svm", add_lab},
     };
     int err = 0;
@@ -273,6 +302,7 @@ static int make_spec(const struct plan_request *request,
         .time_limit_s = request->time_limit_s,
         .pcid = request->pcid,
         .uncounted = request->uncounted,
+        .shadow_roots = request->shadow_roots,
     };
     if (!err)
         err = copy_text(spec->workload, sizeof spec->workload, workload->name,
@@ -286,6 +316,25 @@ static int make_spec(const struct plan_request *request,
     if (!err)
         err = copy_text(spec->image, sizeof spec->image, request->image,
                         "--image", why);
+    return err;
+}
+
+/* The monitor's choices: once where there is no monitor. */
+static int push_choices(struct plan *plan, const struct axes *axes,
+                        struct run_spec *spec, struct why *why)
+{
+    unsigned policies =
+        technique_is_software(spec->technique) ? axes->policy_count : 1;
+    unsigned assists =
+        technique_is_software(spec->technique) ? axes->assist_count : 1;
+    int err = 0;
+
+    for (unsigned p = 0; p < policies; p++)
+        for (unsigned a = 0; !err && a < assists; a++) {
+            spec->shadow_policy = axes->policies[p];
+            spec->no_assist = axes->no_assists[a];
+            err = push(plan, spec, why);
+        }
     return err;
 }
 
@@ -307,8 +356,9 @@ static int add_techniques(struct plan *plan, const struct axes *axes,
              * host's: the list of host pages is taken once. */
             if (suits(axes, spec->platform, spec->technique, workload) &&
                 (spec->host_page == axes->host_pages[0] ||
-                 is_kvms(spec->technique)))
-                err = push(plan, spec, why);
+                 is_kvms(spec->technique) ||
+                 technique_is_software(spec->technique)))
+                err = push_choices(plan, axes, spec, why);
         }
     return err;
 }

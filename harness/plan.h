@@ -20,6 +20,9 @@ struct plan_request {
     bool lab_only;
     uint64_t operations, seed, ram_bytes;
     unsigned vcpus, reps, time_limit_s;
+    const char *policies; /* shadow policies of the software VMM */
+    const char *assists;  /* on, off */
+    unsigned shadow_roots;
     bool pcid, uncounted, switch_kvm;
     const char *cpu, *numa, *image;
 };

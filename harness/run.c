@@ -21,8 +21,15 @@
 static const char *const technique_names[TECHNIQUES] = {
     [TECH_NATIVE] = "native", [TECH_EMULATION] = "emulation",
     [TECH_SHADOW] = "shadow", [TECH_NESTED] = "nested",
+    [TECH_TRAP] = "trap",     [TECH_PV] = "pv",
     [TECH_AGILE] = "agile",   [TECH_FLAT] = "flat",
 };
+static const char *const policy_names[] = {
+    [SHADOW_TRACED] = "traced",
+    [SHADOW_UNSYNC] = "unsync",
+    [SHADOW_VTLB] = "vtlb",
+};
+#define POLICIES 3
 static const char *const platform_names[PLATFORMS] = {
     [PLATFORM_HOST] = "host",
     [PLATFORM_LAB_SVM] = "lab-svm",
@@ -67,6 +74,11 @@ const char *phase_name(enum wl_phase phase)
     return phase_names[phase];
 }
 
+const char *shadow_policy_name(enum shadow_policy policy)
+{
+    return policy_names[policy];
+}
+
 const char *status_name(enum run_status status)
 {
     return status_names[status];
@@ -95,6 +107,16 @@ int technique_parse(const char *name, enum technique *technique,
 
     if (found >= 0)
         *technique = (enum technique)found;
+    return found < 0 ? found : 0;
+}
+
+int shadow_policy_parse(const char *name, enum shadow_policy *policy,
+                        struct why *why)
+{
+    int found = find_name("shadow policy", name, policy_names, POLICIES, why);
+
+    if (found >= 0)
+        *policy = (enum shadow_policy)found;
     return found < 0 ? found : 0;
 }
 
@@ -228,7 +250,7 @@ char *run_spec_to_json(const struct run_spec *s)
 {
     return dump(json_pack(
         "{s:s, s:s, s:s, s:o, s:o, s:s, s:o, s:o, s:o, s:i, s:i, s:i, s:b, "
-        "s:b, "
+        "s:b, s:s, s:i, s:b, "
         "s:s, s:s, s:s}",
         "technique", technique_name(s->technique), "platform",
         platform_name(s->platform), "workload", s->workload,
@@ -237,8 +259,10 @@ char *run_spec_to_json(const struct run_spec *s)
         host_page_name(s->host_page), "operations", from_u64(s->operations),
         "seed", from_u64(s->seed), "ram_bytes", from_u64(s->ram_bytes), "vcpus",
         s->vcpus, "rep", s->rep, "time_limit_s", s->time_limit_s, "pcid",
-        s->pcid, "uncounted", s->uncounted, "cpu", s->cpu, "numa", s->numa,
-        "image", s->image));
+        s->pcid, "uncounted", s->uncounted, "shadow_policy",
+        shadow_policy_name(s->shadow_policy), "shadow_roots", s->shadow_roots,
+        "no_assist", s->no_assist, "cpu", s->cpu, "numa", s->numa, "image",
+        s->image));
 }
 
 static json_t *exit_to_json(const struct exit_row *row)
@@ -308,14 +332,15 @@ char *run_record_to_json(const struct run_record *record)
 
     for (unsigned i = 0; phases && i < record->phase_count; i++)
         append(&phases, phase_to_json(&record->phases[i]));
-    return dump(
-        json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "status",
-                  status_name(record->status), "message",
-                  from_text(record->message), "started_at",
-                  from_text(record->started_at), "kvm", from_text(record->kvm),
-                  "mmu", from_text(record->mmu), "guest_page_bytes",
-                  from_maybe(record->guest_page_bytes), "host_page_bytes",
-                  from_maybe(record->host_page_bytes), "phases", phases));
+    return dump(json_pack(
+        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "status",
+        status_name(record->status), "message", from_text(record->message),
+        "started_at", from_text(record->started_at), "kvm",
+        from_text(record->kvm), "mmu", from_text(record->mmu), "shadow_policy",
+        from_text(record->shadow_policy), "assist", from_text(record->assist),
+        "shadow_roots", from_maybe(record->shadow_roots), "guest_page_bytes",
+        from_maybe(record->guest_page_bytes), "host_page_bytes",
+        from_maybe(record->host_page_bytes), "phases", phases));
 }
 
 /* ---- Reading JSON ------------------------------------------------------ */
@@ -437,6 +462,9 @@ int run_spec_from_json(const char *text, struct run_spec *s, struct why *why)
         .time_limit_s = get_unsigned(&r, "time_limit_s", 0, LIMIT_MAX),
         .pcid = get_bool(&r, "pcid"),
         .uncounted = get_bool(&r, "uncounted"),
+        .shadow_policy = get_name(&r, "shadow_policy", policy_names, POLICIES),
+        .shadow_roots = get_unsigned(&r, "shadow_roots", 0, SHADOW_ROOTS_MAX),
+        .no_assist = get_bool(&r, "no_assist"),
     };
     get_text(&r, "workload", s->workload, sizeof s->workload);
     get_text(&r, "cpu", s->cpu, sizeof s->cpu);
@@ -528,6 +556,10 @@ int run_record_from_json(const char *text, struct run_record *record,
     get_text(&r, "started_at", record->started_at, sizeof record->started_at);
     get_text(&r, "kvm", record->kvm, sizeof record->kvm);
     get_text(&r, "mmu", record->mmu, sizeof record->mmu);
+    get_text(&r, "shadow_policy", record->shadow_policy,
+             sizeof record->shadow_policy);
+    get_text(&r, "assist", record->assist, sizeof record->assist);
+    record->shadow_roots = get_maybe(&r, "shadow_roots");
     record->guest_page_bytes = get_maybe(&r, "guest_page_bytes");
     record->host_page_bytes = get_maybe(&r, "host_page_bytes");
     phases = json_object_get(r.object, "phases");

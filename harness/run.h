@@ -8,6 +8,7 @@
 #define HARNESS_RUN_H
 
 #include "base/why.h"
+#include "shadowpt/shadow.h"
 #include "workloads/api.h"
 
 #include <stdbool.h>
@@ -18,6 +19,8 @@ enum technique {
     TECH_EMULATION,
     TECH_SHADOW,
     TECH_NESTED,
+    TECH_TRAP,
+    TECH_PV,
     /* These exist in the model only. */
     TECH_AGILE,
     TECH_FLAT,
@@ -52,6 +55,10 @@ struct run_spec {
     unsigned rep;
     unsigned time_limit_s;
     bool pcid;
+    /* Of the software VMM only: */
+    enum shadow_policy shadow_policy;
+    unsigned shadow_roots; /* 0: the default */
+    bool no_assist;
     bool uncounted;   /* only time, only what costs nothing */
     char cpu[64];     /* --cpu, "" for any */
     char numa[64];    /* --numa, "" for any */
@@ -113,6 +120,8 @@ struct run_record {
     char kvm[16];           /* kvm_intel, kvm_amd, kvm_pvm, "" without KVM */
     char mmu[16];           /* 1d, shadow, nested, direct, software */
     char shadow_policy[16]; /* traced, unsync, vtlb, "" without a choice */
+    char assist[8];         /* on, off, "" where there is no monitor */
+    struct maybe_u64 shadow_roots;
     /* What the model computed with; "" elsewhere. None of it travels as
      * JSON: a modelled run is no process of its own. */
     char cpu_profile[32];
@@ -136,8 +145,11 @@ const char *platform_name(enum platform platform);
 const char *host_page_name(enum host_page page);
 const char *phase_name(enum wl_phase phase);
 const char *status_name(enum run_status status);
+const char *shadow_policy_name(enum shadow_policy policy);
 int technique_parse(const char *name, enum technique *technique,
                     struct why *why);
+int shadow_policy_parse(const char *name, enum shadow_policy *policy,
+                        struct why *why);
 int platform_parse(const char *name, enum platform *platform, struct why *why);
 int host_page_parse(const char *name, enum host_page *page, struct why *why);
 

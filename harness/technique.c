@@ -22,9 +22,15 @@ const struct technique_ops *technique_ops(enum technique technique)
         [TECH_EMULATION] = &technique_emulation,
         [TECH_SHADOW] = &technique_shadow,
         [TECH_NESTED] = &technique_nested,
+        [TECH_TRAP] = &technique_trap,
     };
 
     return table[technique];
+}
+
+bool technique_is_software(enum technique technique)
+{
+    return technique == TECH_TRAP || technique == TECH_PV;
 }
 
 int technique_only_modelled(enum technique technique, struct why *why)

@@ -27,6 +27,10 @@ struct technique_ops {
 /* NULL for a technique that only the model has. */
 const struct technique_ops *technique_ops(enum technique technique);
 
+/* Whether our monitor is in the VM. Its rows are taken with nested paging
+ * under it where KVM can be set so. */
+bool technique_is_software(enum technique technique);
+
 /* -ENOTSUP and the sentence for such a technique. */
 int technique_only_modelled(enum technique technique, struct why *why);
 
@@ -41,6 +45,8 @@ void technique_run(const struct run_spec *spec, struct run_record *record);
 extern const struct technique_ops technique_native;
 /* vm.c: KVM, with its shadow or nested paging */
 extern const struct technique_ops technique_shadow, technique_nested;
+/* The same VM with our monitor in it. */
+extern const struct technique_ops technique_trap;
 /* qemu.c */
 extern const struct technique_ops technique_emulation;
 

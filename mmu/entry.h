@@ -78,6 +78,8 @@ static inline unsigned pt_leaf_level(uint64_t page_bytes)
 #define CR4_OSFXSR     (1ull << 9)
 #define CR4_OSXMMEXCPT (1ull << 10)
 #define CR4_PCIDE      (1ull << 17)
+#define CR4_SMEP       (1ull << 20)
+#define CR4_SMAP       (1ull << 21)
 
 #define EFER_SCE (1ull << 0)
 #define EFER_LME (1ull << 8)

@@ -219,6 +219,8 @@ static enum shadow_outcome fill(struct shadow *s, struct fill *f,
     f->leaf = f->walk.reference[f->walk.references - 1].level;
     f->access = (f->walk.writable ? ACC_W : 0) | (f->walk.user ? ACC_U : 0) |
                 (f->walk.executable ? ACC_X : 0) | (f->walk.dirty ? ACC_D : 0);
+    if (s->config.fixed && pt_index(f->request->va, 4) == s->config.fixed_index)
+        return SHADOW_RESERVED;
     page_reserve(s, MMU_LEVELS_MAX);
     value = make_leaf(s, f);
     if (allows(s, f->request, value))

@@ -77,6 +77,9 @@ static uint32_t create(struct shadow *s, const struct key *key)
     s->free--;
     for (unsigned n = 0; n < PT_ENTRIES; n++)
         entries[n] = 0;
+    if (s->config.fixed && key->level == 4)
+        entries[s->config.fixed_index] =
+            s->config.fixed_entry[ROLE_MODE(key->role)];
     s->page[i] = (struct page){.key = *key, .used = true, .parents = NONE};
     chain_push(s->page_link[IDLE], &s->orphan_head, i);
     enhash(s, i);
@@ -108,7 +111,9 @@ void page_drop_entries(struct shadow *s, uint32_t page)
     uint32_t first = page * PT_ENTRIES;
 
     for (uint32_t i = 0; i < PT_ENTRIES && s->page[page].present; i++)
-        if (s->entries[first + i])
+        if (s->entries[first + i] &&
+            !(s->config.fixed && s->page[page].key.level == 4 &&
+              i == s->config.fixed_index))
             entry_drop(s, first + i);
 }
 

@@ -296,6 +296,9 @@ static void update(struct shadow *s, uint32_t page, unsigned index)
     uint32_t entry = page * PT_ENTRIES + index;
     bool present = s->entries[entry];
 
+    if (s->config.fixed && s->page[page].key.level == 4 &&
+        index == s->config.fixed_index)
+        return;
     if (s->page[page].key.level > 1) {
         if (present)
             entry_drop(s, entry);
@@ -371,4 +374,44 @@ unsigned shadow_tables_used(const struct shadow *s)
 unsigned shadow_tables(const struct shadow *s)
 {
     return s->pages;
+}
+
+void shadow_select(struct shadow *s, unsigned cpu)
+{
+    (void)s;
+    (void)cpu;
+}
+bool shadow_unshadow(struct shadow *s, uint64_t pa)
+{
+    uint32_t i, frame = pa >> 12;
+    while ((i = page_of_frame(s, frame, NONE)) != NONE) {
+        if (i == s->root[s->current].page)
+            return false;
+        return false;
+    }
+    return true;
+}
+bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
+                   uint64_t *pa)
+{
+    uint32_t page = s->root[s->current].page;
+    if (s->config.fixed && pt_index(va, 4) == s->config.fixed_index)
+        return false;
+    if ((uint64_t)((int64_t)(va << 16) >> 16) != va)
+        return false;
+    for (unsigned level = 4;; level--) {
+        uint64_t e = s->entries[entry_at(page, va, level)];
+        if (!e)
+            return false;
+        if (spte_leaf(level, e)) {
+            if (access == MMU_WRITE && !(e & PTE_RW))
+                return false;
+            if (access == MMU_FETCH && (e & PTE_XD))
+                return false;
+            uint64_t mask = (1ull << pt_shift(level)) - 1;
+            *pa = (e & PTE_ADDR & ~mask) | (va & mask);
+            return true;
+        }
+        page = child_of(s, e);
+    }
 }

@@ -52,6 +52,11 @@ struct shadow_config {
      * in it and must be contiguous there: who walks them in software finds the
      * table at address X at arena + (X - tables_pa). */
     uint64_t tables_pa;
+    unsigned cpus;
+    uint64_t poison;
+    bool fixed;
+    unsigned fixed_index;
+    uint64_t fixed_entry[3];
 };
 
 #define SHADOW_ROOTS_MAX 256u
@@ -77,6 +82,7 @@ struct shadow_ops {
      * since the last flush (several where the modes are apart); and
      * everything of every root. Paging-structure caches go with both. */
     void (*flush_page)(void *arg, uint64_t va);
+    void (*flush_own)(void *arg);
     void (*flush_all)(void *arg);
 };
 
@@ -92,6 +98,8 @@ enum shadow_outcome {
      * address, or, with `table`, a guest table that can't be read. */
     SHADOW_NO_MEMORY,
     SHADOW_NOT_CANONICAL, /* #GP or #SS */
+    SHADOW_RESERVED,
+    SHADOW_POISONED,
 };
 
 struct shadow_fault {
@@ -173,6 +181,10 @@ void shadow_flush_all(struct shadow *s);
 /* The host's mapping of guest frames changed or goes: after the change. */
 void shadow_host_changed(struct shadow *s, uint64_t first, uint64_t frames);
 
+void shadow_select(struct shadow *s, unsigned cpu);
+bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
+                   uint64_t *pa);
+bool shadow_unshadow(struct shadow *s, uint64_t pa);
 const struct shadow_stats *shadow_stats(const struct shadow *s);
 
 /* Shadow tables in use, and how many there are. */

@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PAGE_2M (2ull << 20)
 
 static const struct {
     const char *name;

@@ -1,6 +1,8 @@
 #include "vmm/vcpu.h"
 
 #include "mmu/entry.h"
+#include "vmm/monitor/layout.h"
+#include "vmm/software.h"
 #include "vmm/vm_private.h"
 
 #include <errno.h>
@@ -210,13 +212,18 @@ static void mark(struct vcpu *vcpu, uint32_t value)
         config->hooks.mark(vcpu->vm, phase, begin, config->arg);
 }
 
-static void io_out(struct vcpu *vcpu, const uint8_t *data)
+/* A port that nothing answers reads as all ones, as on a PC's bus. */
+void vcpu_port(struct vcpu *vcpu, uint16_t port, unsigned bytes, bool out,
+               uint8_t *data)
 {
-    const struct kvm_run *run = vcpu->run;
     uint32_t value = 0;
 
-    memcpy(&value, data, run->io.size);
-    switch (run->io.port) {
+    if (!out) {
+        memset(data, 0xff, bytes);
+        return;
+    }
+    memcpy(&value, data, bytes);
+    switch (port) {
     case GUEST_PORT_CONSOLE:
         vm_console_put(vcpu->vm, (char)value);
         break;
@@ -226,10 +233,13 @@ static void io_out(struct vcpu *vcpu, const uint8_t *data)
     case GUEST_PORT_MARK:
         mark(vcpu, value);
         break;
+    case MON_PORT:
+        if (vcpu->vm->software)
+            software_call(vcpu, value);
+        break;
     }
 }
 
-/* A port that nothing answers reads as all ones, as on a PC's bus. */
 static void io(struct vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
@@ -239,11 +249,10 @@ static void io(struct vcpu *vcpu)
         run->io.size * (uint64_t)run->io.count >
             vcpu->run_bytes - run->io.data_offset)
         return;
-    if (run->io.direction == KVM_EXIT_IO_IN)
-        memset(data, 0xff, run->io.size * run->io.count);
-    else
-        for (unsigned i = 0; i < run->io.count; i++)
-            io_out(vcpu, data + i * run->io.size);
+    for (unsigned i = 0; i < run->io.count; i++)
+        vcpu_port(vcpu, run->io.port, run->io.size,
+                  run->io.direction == KVM_EXIT_IO_OUT,
+                  data + i * run->io.size);
 }
 
 static void interrupted(struct vcpu *vcpu, int err)

@@ -23,6 +23,10 @@ int vcpu_create(struct vcpu *vcpu, struct vm *vm, unsigned id, struct why *why);
 int vcpu_reset(struct vcpu *vcpu, uint64_t entry, uint64_t cr3, uint64_t gdt,
                uint64_t start_info, struct why *why);
 
+/* What the guest's IN and OUT do: `data` holds `bytes`, 1, 2 or 4. */
+void vcpu_port(struct vcpu *vcpu, uint16_t port, unsigned bytes, bool out,
+               uint8_t *data);
+
 /* Runs until the VM ends (vm_end_once) or somebody else ended it. */
 void vcpu_loop(struct vcpu *vcpu);
 void vcpu_destroy(struct vcpu *vcpu);

@@ -2,6 +2,7 @@
 
 #include "vmm/elf.h"
 #include "vmm/results.h"
+#include "vmm/software.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -182,6 +183,8 @@ int vm_create(struct vm **out, const struct vm_config *config, struct why *why)
         err = create_memory(vm, why);
     if (!err)
         err = create_vcpus(vm, why);
+    if (!err && config->software)
+        err = software_create(vm, why);
     if (err) {
         vm_destroy(vm);
         return err;
@@ -202,6 +205,7 @@ void vm_destroy(struct vm *vm)
         close(vm->fd);
     if (vm->kvm_fd >= 0)
         close(vm->kvm_fd);
+    software_destroy(vm->software);
     vm_memory_destroy(&vm->memory);
     pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
@@ -217,6 +221,8 @@ int vm_load(struct vm *vm, const void *image, size_t bytes,
 
     boot_write(vm, config);
     err = elf_load(image, bytes, vm->memory.ram, low, GPA_FLOOR, &entry, why);
+    if (!err && vm->software)
+        return software_load(vm, image, bytes, entry, why);
     for (unsigned i = 0; !err && i < vm->config.vcpus; i++)
         err = vcpu_reset(&vm->vcpus[i], entry, GPA_PAGE_TABLES, GPA_GDT,
                          GPA_START_INFO, why);

@@ -12,6 +12,7 @@
 #define VMM_VM_H
 
 #include "base/why.h"
+#include "shadowpt/shadow.h"
 #include "workloads/abi.h"
 #include "workloads/api.h"
 
@@ -37,12 +38,23 @@ struct vm_hooks {
     void (*mark)(struct vm *vm, enum wl_phase phase, bool begin, void *arg);
 };
 
+/* The software VMM: our monitor at CPL 0, the guest's kernel at CPL 3
+ * (vmm/monitor/monitor.h). */
+struct vm_software {
+    enum shadow_policy policy;
+    unsigned roots; /* shadow roots cached; 0: the default */
+    bool no_assist; /* each trap is handled in the VMM process */
+    /* This KVM leaves SYSCALL at CPL 3, where its fetch faults (kvm_pvm). */
+    bool syscall_faults;
+};
+
 struct vm_config {
     const char *kvm_path; /* NULL: /dev/kvm */
     uint64_t ram_bytes;   /* a multiple of 2 MiB (1 GiB with 1 GiB backing) */
     enum vm_backing backing;
     unsigned vcpus;
-    unsigned time_limit_s; /* 0: none */
+    unsigned time_limit_s;              /* 0: none */
+    const struct vm_software *software; /* NULL: hardware-assisted */
     /* Each may be NULL; an error ends the creation or the run. */
     int (*pin)(unsigned vcpu, void *arg, struct why *why); /* on its thread */
     int (*place)(void *ram, size_t bytes, void *arg, struct why *why);
@@ -59,7 +71,8 @@ enum vm_end {
     VM_END_FAILED_ENTRY,   /* the CPU refused the VM's state */
     VM_END_BAD_ACCESS,     /* MMIO, or another exit nobody asked for */
     VM_END_TIMEOUT,
-    VM_END_ERROR, /* KVM_RUN itself failed */
+    VM_END_ERROR,   /* KVM_RUN itself failed */
+    VM_END_MONITOR, /* the monitor could not go on */
 };
 
 /* 0, or a negative errno with a sentence. */
@@ -90,6 +103,15 @@ uint64_t vm_host_page_bytes(const struct vm *vm);
 void vm_user_exits(const struct vm *vm, uint64_t counts[VM_EXIT_KINDS]);
 /* "io", "mmio", ...: KVM's name in lower case, NULL for an unknown reason. */
 const char *vm_exit_name(unsigned reason);
+
+/* Traps that the monitor has handled so far, all vCPUs, by reason; 0 when
+ * there is no such reason, and for a VM without a monitor. */
+#define VM_TRAP_REASONS  160
+#define VM_ROOTS_DEFAULT 64
+uint64_t vm_monitor_traps(const struct vm *vm, unsigned reason);
+/* "hidden_fault", "invlpg", ...; NULL for no reason. */
+const char *vm_trap_name(unsigned reason);
+const struct shadow_stats *vm_shadow_stats(const struct vm *vm);
 
 int vm_fd(const struct vm *vm);
 unsigned vm_vcpus(const struct vm *vm);

@@ -22,6 +22,8 @@
 #define RAM_HOLE_START (3ull << 30)
 #define RAM_HOLE_END   (4ull << 30)
 
+struct software;
+
 struct vm {
     struct vm_config config;
     struct vm_memory memory;
@@ -31,6 +33,7 @@ struct vm {
     pid_t vcpu_tids[VM_VCPUS_MAX];
     pthread_t threads[VM_VCPUS_MAX];
     unsigned tsc_khz;
+    struct software *software; /* NULL: hardware-assisted */
     struct timespec deadline;
 
     pthread_mutex_t lock; /* of all that follows */

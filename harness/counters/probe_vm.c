@@ -18,19 +18,6 @@
 #define CODE_BYTES 64u
 #define STACK_GPA  0x10000u
 
-/* Page-table and control-register bits, SDM vol. 3, 2.5 and 4.5. */
-#define PTE_P       (1u << 0)
-#define PTE_W       (1u << 1)
-#define PTE_PS      (1u << 7)
-#define CR0_PE      (1u << 0)
-#define CR0_MP      (1u << 1)
-#define CR0_ET      (1u << 4)
-#define CR0_NE      (1u << 5)
-#define CR0_WP      (1u << 16)
-#define CR0_PG      (1u << 31)
-#define CR4_PAE     (1u << 5)
-#define EFER_LME    (1u << 8)
-#define EFER_LMA    (1u << 10)
 #define RFLAGS_ONE  (1u << 1)
 #define SELECTOR_CS 0x08
 #define SELECTOR_DS 0x10
@@ -60,8 +47,8 @@ static const unsigned char code[PROBE_OPS][CODE_BYTES] = {
 
 static void write_image(char *ram)
 {
-    uint64_t pml4 = PDPT_GPA | PTE_P | PTE_W, pdpt = PD_GPA | PTE_P | PTE_W;
-    uint64_t pd = PTE_P | PTE_W | PTE_PS;
+    uint64_t pml4 = PDPT_GPA | PTE_P | PTE_RW, pdpt = PD_GPA | PTE_P | PTE_RW;
+    uint64_t pd = PTE_P | PTE_RW | PTE_PS;
 
     memcpy(ram + PML4_GPA, &pml4, sizeof pml4);
     memcpy(ram + PDPT_GPA, &pdpt, sizeof pdpt);

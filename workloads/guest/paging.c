@@ -13,8 +13,6 @@
 #define MSR_FS_BASE 0xc0000100
 #define MSR_EFER    0xc0000080
 #define CR4_PGE     (1ull << 7)
-#define CR4_SMEP    (1ull << 20)
-#define CR4_SMAP    (1ull << 21)
 #define CR4_PKE     (1ull << 22)
 #define RFLAGS_AC   (1u << 18)
 

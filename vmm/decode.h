@@ -1,0 +1,28 @@
+/* Instructions of the guest's as the monitor emulates them, decoded with
+ * Zydis. The bytes are the guest's and not trusted. */
+#ifndef VMM_DECODE_H
+#define VMM_DECODE_H
+
+#include "vmm/monitor/insn.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/*
+ * Decodes the instruction that starts at `bytes`, in 64-bit mode. 0; or
+ * -ENODATA when it goes on beyond `count` bytes, and less than 15 were given.
+ * What no CPU knows is INSN_UNDEFINED, of length 1; what the monitor does not
+ * emulate is INSN_UNSUPPORTED.
+ */
+int decode_insn(const uint8_t *bytes, size_t count, struct insn *insn);
+
+/* The operation in the manual's words, lower case with underscores: "invlpg",
+ * "mov_to_cr". NULL for none. */
+const char *insn_op_name(unsigned op);
+
+/* Does it tell or change the CPU's state without trapping at CPL 3? (Robin
+ * and Irvine, USENIX Security 2000, section 3; and IRET and its like in
+ * 64-bit mode.) */
+bool insn_is_sensitive(const struct insn *insn);
+
+#endif

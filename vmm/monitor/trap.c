@@ -1,0 +1,352 @@
+/* Where every trap arrives. */
+#include "vmm/monitor/core.h"
+
+/* A guest that can't get on is stopped: no instruction needs so many fills. */
+#define REPEATS_MAX 4096
+
+/* ---- Small things everybody needs -------------------------------------- */
+
+int mon_raise(struct mon_cpu *cpu, uint8_t vector)
+{
+    cpu->exception.pending = true;
+    cpu->exception.has_error = false;
+    cpu->exception.vector = vector;
+    return RAISED;
+}
+
+int mon_raise_error(struct mon_cpu *cpu, uint8_t vector, uint32_t error)
+{
+    mon_raise(cpu, vector);
+    cpu->exception.has_error = true;
+    cpu->exception.error = error;
+    return RAISED;
+}
+
+int mon_end(struct mon_cpu *cpu, enum mon_end end, uint64_t a, uint64_t b)
+{
+    if (cpu->end == MON_END_NONE) {
+        cpu->end = end;
+        cpu->end_a = a;
+        cpu->end_b = b;
+    }
+    return RAISED;
+}
+
+void mon_stop(struct mon_cpu *cpu)
+{
+    mon_end(cpu, MON_END_HALTED, 0, 0);
+}
+
+uint64_t mon_rflags(const struct mon_cpu *cpu)
+{
+    return (cpu->frame.rflags & ~RFLAGS_VIRTUAL) | cpu->v.flags | RFLAGS_FIXED;
+}
+
+void mon_set_rflags(struct mon *m, struct mon_cpu *cpu, uint64_t flags)
+{
+    uint64_t changed = cpu->frame.rflags ^ flags;
+
+    cpu->v.flags = flags & RFLAGS_VIRTUAL;
+    cpu->frame.rflags =
+        (flags & (RFLAGS_LOADABLE | RFLAGS_RF) & ~RFLAGS_VIRTUAL) |
+        RFLAGS_FIXED;
+    if (changed & RFLAGS_AC && cpu->v.cr4 & CR4_SMAP)
+        mon_update_mode(m, cpu);
+}
+
+struct mmu_state mon_mmu_state(const struct mon *m, const struct mon_cpu *cpu)
+{
+    return (struct mmu_state){
+        .cr3 = cpu->v.cr3,
+        .levels = 4,
+        .physical_bits = m->config.physical_bits,
+        .wp = cpu->v.cr0 & CR0_WP,
+        .nxe = cpu->v.efer & EFER_NXE,
+        .smep = cpu->v.cr4 & CR4_SMEP,
+        .smap = cpu->v.cr4 & CR4_SMAP,
+        .ac = cpu->frame.rflags & RFLAGS_AC,
+        .pages_1g = true,
+    };
+}
+
+int mon_update_mode(struct mon *m, struct mon_cpu *cpu)
+{
+    struct mmu_state state = mon_mmu_state(m, cpu);
+
+    if (shadow_set_state(m->shadow, &state,
+                         cpu->v.user ? SHADOW_USER : SHADOW_KERNEL))
+        return mon_end(cpu, MON_END_PAGING, cpu->v.cr4, cpu->v.cr0);
+    return 0;
+}
+
+/* ---- Page faults ------------------------------------------------------- */
+
+/* An instruction that keeps faulting where each fault is answered makes no
+ * progress: what one fill brings, the next takes away. */
+static int check_progress(struct mon_cpu *cpu)
+{
+    bool same = cpu->frame.rip == cpu->last_rip &&
+                cpu->fault_address == cpu->last_address;
+
+    cpu->last_rip = cpu->frame.rip;
+    cpu->last_address = cpu->fault_address;
+    cpu->repeats = same ? cpu->repeats + 1 : 0;
+    if (cpu->repeats < REPEATS_MAX)
+        return 0;
+    return mon_end(cpu, MON_END_NO_PROGRESS, cpu->frame.rip,
+                   cpu->fault_address);
+}
+
+static int write_traced(struct mon *m, struct mon_cpu *cpu, uint64_t pa)
+{
+    struct insn insn;
+
+    if (mon_fetch(m, cpu, &insn))
+        return RAISED;
+    if (mon_can_store(&insn)) {
+        cpu->traps[MON_TRACED_WRITE]++;
+        return mon_emulate_store(m, cpu, &insn);
+    }
+    cpu->traps[MON_UNSHADOWED]++;
+    if (!shadow_unshadow(m->shadow, pa))
+        return mon_end(cpu, MON_END_INSTRUCTION, cpu->frame.rip, 0);
+    return 0;
+}
+
+static int resolve(struct mon *m, struct mon_cpu *cpu,
+                   const struct mmu_request *request)
+{
+    struct shadow_fault fault;
+
+    switch (
+        shadow_fault(m->shadow, (uint32_t)cpu->frame.error, request, &fault)) {
+    case SHADOW_FIXED:
+        cpu->traps[MON_HIDDEN_FAULT]++;
+        return check_progress(cpu);
+    case SHADOW_TRUE_FAULT:
+        cpu->traps[MON_TRUE_FAULT]++;
+        cpu->exception.address = request->va;
+        return mon_raise_error(cpu, VECTOR_PF, fault.error);
+    case SHADOW_EMULATE_WRITE:
+        return write_traced(m, cpu, fault.pa);
+    case SHADOW_NOT_CANONICAL:
+        return mon_raise_error(cpu, VECTOR_GP, 0);
+    case SHADOW_RESERVED:
+        return mon_end(cpu, MON_END_RESERVED, request->va, 0);
+    default:
+        return mon_end(cpu, MON_END_NO_MEMORY, fault.pa, 0);
+    }
+}
+
+/* Where SYSCALL stays at CPL 3, its fetch at LSTAR faults: with RIP and CR2
+ * there, and the return address in RCX. */
+static bool is_syscall(const struct mon *m, const struct mon_cpu *cpu)
+{
+    const uint64_t entry = MON_BASE + MON_SYSCALL_ENTRY;
+
+    return m->config.syscall_faults && cpu->frame.rip == entry &&
+           cpu->fault_address == entry;
+}
+
+static int page_fault(struct mon *m, struct mon_cpu *cpu)
+{
+    uint32_t error = (uint32_t)cpu->frame.error;
+    const struct mmu_request request = {
+        .va = cpu->fault_address,
+        .access = error & PF_I   ? MMU_FETCH
+                  : error & PF_W ? MMU_WRITE
+                                 : MMU_READ,
+        .user = cpu->v.user,
+    };
+
+    if (is_syscall(m, cpu)) {
+        cpu->frame.rip = cpu->frame.rcx;
+        cpu->frame.rflags = cpu->frame.r11;
+        return mon_syscall(m, cpu);
+    }
+    return resolve(m, cpu, &request);
+}
+
+/* ---- Other exceptions -------------------------------------------------- */
+
+/* One that is the guest's own: its user code's, or what its kernel's code
+ * means too. */
+static int reflect(struct mon_cpu *cpu)
+{
+    uint8_t vector = (uint8_t)cpu->frame.vector;
+    bool has_error =
+        vector == VECTOR_DF || (vector >= VECTOR_TS && vector <= VECTOR_PF) ||
+        vector == 17 || vector == 21 || vector == 29 || vector == 30;
+
+    cpu->traps[MON_EXCEPTION + (vector & 31)]++;
+    if (vector == VECTOR_DB)
+        cpu->v.dr[6] |= 1u << 14; /* BS: nothing else is armed */
+    if (has_error)
+        return mon_raise_error(cpu, vector, (uint32_t)cpu->frame.error);
+    return mon_raise(cpu, vector);
+}
+
+/* User code may execute INT n where its gate says so; the CPU's own gates
+ * never do. */
+static int user_software_interrupt(struct mon *m, struct mon_cpu *cpu,
+                                   bool *done)
+{
+    struct insn insn;
+
+    if (mon_fetch(m, cpu, &insn))
+        return RAISED;
+    *done = insn.op == INSN_INT;
+    return *done ? mon_emulate(m, cpu, &insn) : 0;
+}
+
+static bool is_selector_fault(const struct mon_cpu *cpu)
+{
+    return cpu->frame.error && !(cpu->frame.error & 7);
+}
+
+static int user_exception(struct mon *m, struct mon_cpu *cpu)
+{
+    uint8_t vector = (uint8_t)cpu->frame.vector;
+    bool done = false;
+
+    if ((vector == VECTOR_GP && cpu->frame.error & 2) ||
+        (vector == VECTOR_UD && m->config.syscall_faults)) {
+        if (user_software_interrupt(m, cpu, &done))
+            return RAISED;
+    } else if ((vector == VECTOR_GP || vector == VECTOR_NP) &&
+               is_selector_fault(cpu)) {
+        done = mon_refresh_gdt(m, cpu, (uint16_t)cpu->frame.error);
+    }
+    return done ? 0 : reflect(cpu);
+}
+
+/* #GP and #UD of the guest kernel: mostly because it isn't at CPL 0. */
+static int kernel_exception(struct mon *m, struct mon_cpu *cpu)
+{
+    uint8_t vector = (uint8_t)cpu->frame.vector;
+    struct insn insn;
+
+    if (vector != VECTOR_GP && vector != VECTOR_UD && vector != VECTOR_NP &&
+        vector != VECTOR_SS)
+        return reflect(cpu);
+    if (mon_fetch(m, cpu, &insn))
+        return RAISED;
+    if (insn.op == INSN_UNSUPPORTED || insn.op >= INSN_MOV)
+        return reflect(cpu);
+    if (vector == VECTOR_GP && !cpu->frame.error && insn.op == INSN_UNDEFINED)
+        return reflect(cpu);
+    return mon_emulate(m, cpu, &insn);
+}
+
+static int dispatch(struct mon *m, struct mon_cpu *cpu)
+{
+    switch (cpu->frame.vector) {
+    case VECTOR_PF:
+        return page_fault(m, cpu);
+    case MON_VECTOR_SYSCALL:
+        return mon_syscall(m, cpu);
+    case MON_VECTOR_KICK:
+        cpu->traps[MON_KICKED]++;
+        return 0;
+    }
+    if (cpu->frame.vector >= 32)
+        return 0; /* no device of the VM's sends it */
+    return cpu->v.user ? user_exception(m, cpu) : kernel_exception(m, cpu);
+}
+
+/* ---- In and out -------------------------------------------------------- */
+
+void mon_lock(struct mon *m, struct mon_cpu *cpu)
+{
+    while (__atomic_exchange_n(&m->lock, true, __ATOMIC_ACQUIRE))
+        m->ops.relax(cpu);
+    m->current = cpu;
+    shadow_select(m->shadow, cpu->id);
+}
+
+void mon_unlock(struct mon *m)
+{
+    m->current = NULL;
+    __atomic_store_n(&m->lock, false, __ATOMIC_RELEASE);
+}
+
+/* Interrupts are for other vCPUs' kicks; with one vCPU there are none, and
+ * user code sees its own IF in PUSHF. */
+static void leave(struct mon *m, struct mon_cpu *cpu)
+{
+    bool open =
+        m->config.cpus > 1 || !cpu->v.user || (cpu->v.flags & RFLAGS_IF);
+
+    if (open)
+        cpu->frame.rflags |= RFLAGS_IF;
+    else
+        cpu->frame.rflags &= ~RFLAGS_IF;
+    cpu->cr3 = shadow_root(m->shadow);
+    cpu->user_gdt = cpu->v.user;
+}
+
+void mon_trap(struct mon *m, struct mon_cpu *cpu)
+{
+    mon_lock(m, cpu);
+    cpu->exception.pending = false;
+    dispatch(m, cpu);
+    do
+        mon_deliver_exception(m, cpu);
+    while (!cpu->end && mon_interrupt(m, cpu));
+    leave(m, cpu);
+    mon_unlock(m);
+}
+
+/* ---- Start ------------------------------------------------------------- */
+
+static void reset(struct mon *m, struct mon_cpu *cpu)
+{
+    const struct mon_config *config = &m->config;
+
+    cpu->v = (struct mon_virtual){
+        .cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG,
+        .cr3 = config->cr3,
+        .cr4 = CR4_PAE,
+        .efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE,
+        .pat = 0x0007040600070406,
+        .gdt_base = config->gdt,
+        .gdt_limit = 3 * 8 - 1,
+        .idt_limit = 0xffff,
+        .tr_limit = 0xffff,
+        .apic_base = 0xfee00000u | 1u << 11 | (cpu->id ? 0 : 1u << 8),
+        .dr = {[6] = 0xffff0ff0, [7] = 0x400},
+    };
+    cpu->frame = (struct mon_frame){
+        .rip = config->entry,
+        .rbx = config->start_info,
+        .rdi = cpu->id,
+        .rflags = RFLAGS_FIXED,
+    };
+    mon_set_cs_ss(cpu, 0x08, 0x10);
+}
+
+void mon_start_cpu(struct mon *m, struct mon_cpu *cpu)
+{
+    mon_lock(m, cpu);
+    reset(m, cpu);
+    if (!mon_update_mode(m, cpu))
+        mon_load_gdt(m, cpu);
+    leave(m, cpu);
+    mon_unlock(m);
+}
+
+int mon_init(struct mon *m, const struct mon_config *config,
+             const struct mon_ops *ops, uint8_t *ram_low, uint8_t *ram_high,
+             uint8_t *memory)
+{
+    *m = (struct mon){
+        .config = *config,
+        .ops = *ops,
+        .ram_low = ram_low,
+        .ram_high = ram_high,
+        .cpus = (struct mon_cpu *)(memory + MON_CPUS),
+        .sites = (struct mon_site *)(memory + MON_SITES),
+        .site_mask = 8191,
+    };
+    return mon_memory_init(m, memory + MON_ARENA);
+}
