@@ -104,9 +104,12 @@ $B/obj/traced/workloads.o: $(TRACED_WL_OBJ)
 
 GUEST_KERNEL_OBJ := $(call obj,$(addprefix workloads/guest/,boot.S entry.S \
                       main.c phys.c space.c trap.c process.c smp.c nano.c \
-                      paging.c paging_cases.c paging_access.S)) \
+                      paging.c paging_cases.c paging_access.S selftest.c \
+                      selftest_state.c selftest_segment.c selftest_trap.c \
+                      selftest_paging.c selftest_probe.S)) \
                     $B/obj/workloads/guest/mmu_walk.o
-GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S user.c))
+GUEST_USER_C     := $(call obj,$(addprefix workloads/guest/,user.c selftest_user.c))
+GUEST_USER_OBJ   := $B/obj/workloads/guest/user_entry.o $(GUEST_USER_C)
 
 $B/obj/workloads/guest/%.o: workloads/guest/%.c
 	@mkdir -p $(@D)
@@ -120,7 +123,7 @@ $B/obj/workloads/guest/%.o: workloads/guest/%.S
 	@mkdir -p $(@D)
 	$(call Q,AS)$(CC) -I. -MMD -MP -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
 
-$B/obj/workloads/guest/user.o: workloads/guest/user.c
+$(GUEST_USER_C): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(WL_CFLAGS) -c -o $@ $<
 

@@ -116,12 +116,25 @@ uint64_t run_ram_bytes(const struct run_spec *spec)
     return round_up(bytes, spec->host_page == HOST_1G ? PAGE_1G : PAGE_2M);
 }
 
-/* On whom the outcome of an access depends, for the test of that. */
+/* Who runs the guest's code, for the tests of that. */
+static uint32_t cpu_flags(const struct run_spec *spec)
+{
+    if (spec->technique == TECH_EMULATION)
+        return GUEST_CPU_TCG | GUEST_BARE_TCG;
+    if (spec->platform != PLATFORM_LAB_SVM)
+        return 0;
+    return GUEST_CPU_TCG |
+           (spec->technique == TECH_NATIVE ? GUEST_BARE_TCG : 0);
+}
+
+/* On whom the outcome of an access depends. */
 static uint32_t walker_flags(const struct run_spec *spec)
 {
     bool lab = spec->platform == PLATFORM_LAB_SVM;
     struct kvm_state state;
 
+    if (technique_is_software(spec->technique))
+        return GUEST_SOFTWARE_VMM;
     if (spec->technique == TECH_EMULATION)
         return GUEST_WALKED_BY_TCG;
     if (spec->technique != TECH_SHADOW)
@@ -135,7 +148,8 @@ struct guest_config run_guest_config(const struct run_spec *spec)
     struct guest_config config = {
         .magic = GUEST_CONFIG_MAGIC,
         .version = GUEST_ABI_VERSION,
-        .flags = (spec->pcid ? GUEST_USE_PCID : 0) | walker_flags(spec),
+        .flags = (spec->pcid ? GUEST_USE_PCID : 0) | walker_flags(spec) |
+                 cpu_flags(spec),
         .working_set_bytes = spec->working_set_bytes,
         .page_bytes = spec->guest_page_bytes,
         .operations = spec->operations,

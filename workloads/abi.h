@@ -31,10 +31,13 @@
 
 enum guest_flags {
     GUEST_USE_PCID = 1 << 0, /* tag address spaces with PCIDs */
-    /* Whose known errors the paging test is to expect: */
+    /* Whose known errors the paging test and the self-test are to expect: */
     GUEST_WALKED_BY_TCG = 1 << 1, /* QEMU's TCG walks the guest's tables */
     GUEST_SHADOWED = 1 << 2,      /* KVM's shadow page tables, not kvm_pvm's */
     GUEST_UNDER_PVM = 1 << 3,     /* kvm_pvm */
+    GUEST_CPU_TCG = 1 << 4,       /* QEMU's TCG runs the guest's code */
+    GUEST_BARE_TCG = 1 << 5,      /* and nothing is in between */
+    GUEST_SOFTWARE_VMM = 1 << 6,  /* the kernel runs at CPL 3 */
 };
 
 struct guest_config {

@@ -10,6 +10,7 @@
  * smp.c      other CPUs: starting, running user code on, shooting down
  * nano.c     the kernel nanobenchmarks
  * paging.c   the paging test (paging.h)
+ * selftest.c the self-test (selftest.h)
  *
  * All state hangs off one struct kernel, found through the CPU a kernel stack
  * belongs to. One lock covers it; user code runs without.
@@ -82,6 +83,8 @@ struct tss {
 
 struct kernel;
 struct paging_trap;
+struct caught;
+struct selftest;
 
 struct cpu {
     uint64_t kernel_rsp; /* CPU_KERNEL_RSP */
@@ -96,6 +99,8 @@ struct cpu {
      * instruction to go on behind. */
     unsigned expected_trap, expected_length;
     struct paging_trap *paging_trap; /* the paging test waits for one */
+    struct caught *caught;           /* and the self-test */
+    struct selftest *selftest;       /* NULL in other runs */
     uint64_t gdt[9];
     struct tss tss;
 };

@@ -1,5 +1,6 @@
 /* Descriptor tables and the one place every trap arrives at. */
 #include "workloads/guest/paging.h"
+#include "workloads/guest/selftest.h"
 
 #define VECTOR_PF 14
 
@@ -150,7 +151,7 @@ static void trap_from_user(struct cpu *cpu, struct trap_frame *frame)
         frame->rax = process_syscall(cpu, frame);
     else if (frame->vector == VECTOR_PF)
         process_page_fault(cpu, frame, cr2);
-    else
+    else if (!selftest_user_trap(cpu, frame, cr2))
         panic_trap(frame);
     kernel_unlock(cpu);
 }
@@ -159,7 +160,9 @@ void trap(struct trap_frame *frame)
 {
     struct cpu *cpu = this_cpu();
 
-    if (cpu->paging_trap) {
+    if (cpu->caught) {
+        selftest_caught(cpu, frame);
+    } else if (cpu->paging_trap) {
         paging_trapped(cpu, frame);
     } else if (frame->vector == VECTOR_WAKE ||
                frame->vector == VECTOR_SHOOTDOWN) {

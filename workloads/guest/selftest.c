@@ -1,0 +1,358 @@
+/* The self-test's bookkeeping: checks, verdict, traps caught on purpose. */
+#include "workloads/guest/selftest.h"
+
+#define FNV_PRIME 0x100000001b3ull
+#define FNV_BASIS 0xcbf29ce484222325ull
+
+static const struct {
+    const char *name;
+    unsigned where; /* enum guest_flags */
+} deviations[DEVIATIONS] = {
+    [DEVIATION_PVM_INT] = {"INT n from CPL3 raises #UD", GUEST_UNDER_PVM},
+    [DEVIATION_PVM_SYSCALL] = {"SYSCALL stays at CPL3", GUEST_UNDER_PVM},
+    [DEVIATION_PVM_INT3] = {"INT3 at CPL0 not tried", GUEST_UNDER_PVM},
+    [DEVIATION_TCG_PAGING] = {"leaving 64-bit mode not tried", GUEST_BARE_TCG},
+};
+
+struct selftest {
+    struct cpu *cpu;
+    uint64_t begin;
+    uint64_t checksum;
+    unsigned done, failed, deviant[DEVIATIONS], absent;
+    const char *first_absent;
+    struct user_trap *user_trap;
+    char first[GUEST_MESSAGE_MAX]; /* failures */
+};
+
+/* A tester of the test writes the number of a check here, which then expects
+ * what no machine gives. */
+static const volatile struct {
+    char tag[16];
+    uint32_t number;
+} spoiled = {"spoil check no. ", 0};
+
+struct cpu *selftest_cpu(const struct selftest *t)
+{
+    return t->cpu;
+}
+
+/* ---- Text -------------------------------------------------------------- */
+
+struct text {
+    char *at, *end;
+};
+
+static void put(struct text *text, const char *from)
+{
+    while (*from && text->at < text->end)
+        *text->at++ = *from++;
+    *text->at = 0;
+}
+
+static void put_hex(struct text *text, uint64_t value)
+{
+    char digits[19] = "0x", *at = digits + 2;
+    int shift = 60;
+
+    while (shift && !(value >> shift))
+        shift -= 4;
+    for (; shift >= 0; shift -= 4)
+        *at++ = "0123456789abcdef"[value >> shift & 15];
+    *at = 0;
+    put(text, digits);
+}
+
+static void put_number(struct text *text, unsigned value)
+{
+    char digits[11], *at = digits + sizeof digits - 1;
+
+    *at = 0;
+    do
+        *--at = (char)('0' + value % 10);
+    while (value /= 10);
+    put(text, at);
+}
+
+/* ---- Checks ------------------------------------------------------------ */
+
+static void mix_text(struct selftest *t, const char *text)
+{
+    for (; *text; text++)
+        t->checksum = (t->checksum ^ (uint8_t)*text) * FNV_PRIME;
+}
+
+/* Which checks there were, in which order, and what was expected: equal on
+ * every machine. */
+static void mix(struct selftest *t, const struct check *c)
+{
+    mix_text(t, c->name);
+    mix_text(t, c->part);
+    for (unsigned shift = 0; shift < 64; shift += 8)
+        t->checksum =
+            (t->checksum ^ (c->expected >> shift & 0xff)) * FNV_PRIME;
+}
+
+static void print(const struct selftest *t, const char *line)
+{
+    const struct kernel *k = t->cpu->kernel;
+
+    if (k->results == &k->private_results) /* which leave by the console */
+        return;
+    while (*line)
+        out8(GUEST_PORT_CONSOLE, (uint8_t)*line++);
+}
+
+/* The message has room for the first few, the console for more. */
+static void describe(struct selftest *t, const struct check *c)
+{
+    char line[160];
+    struct text text = {line, line + sizeof line - 1};
+    struct text message = {t->first, t->first + sizeof t->first - 1};
+
+    while (*message.at)
+        message.at++;
+    put(&text, c->name);
+    put(&text, *c->part ? ", " : "");
+    put(&text, c->part);
+    put(&text, ": saw ");
+    put_hex(&text, c->seen);
+    put(&text, ", expected ");
+    put_hex(&text, c->expected);
+    put(&message, t->failed ? "; " : "");
+    put(&message, line);
+    put(&text, "\n");
+    print(t, line);
+}
+
+bool selftest_expects(const struct selftest *t, enum deviation deviation)
+{
+    return deviation && deviation < DEVIATIONS &&
+           t->cpu->kernel->config.flags & deviations[deviation].where;
+}
+
+void selftest_check(struct selftest *t, const struct check *given)
+{
+    struct check c = *given;
+
+    t->done++;
+    if (t->done == spoiled.number) {
+        c.expected = ~c.expected;
+        c.deviation = DEVIATION_NONE;
+    }
+    mix(t, &c);
+    if (c.seen == c.expected)
+        return;
+    if (c.seen == c.deviant && selftest_expects(t, c.deviation)) {
+        t->deviant[c.deviation]++;
+        return;
+    }
+    describe(t, &c);
+    t->failed++;
+}
+
+void selftest_absent(struct selftest *t, const char *name)
+{
+    if (!t->absent++)
+        t->first_absent = name;
+}
+
+/* ---- Traps ------------------------------------------------------------- */
+
+void selftest_catch(struct selftest *t, struct caught *c,
+                    void (*probe)(uint64_t), uint64_t arg)
+{
+    c->count = 0;
+    c->frame.vector = VECTOR_NONE;
+    t->cpu->caught = c;
+    catch_trap(c, probe, arg);
+    t->cpu->caught = NULL;
+}
+
+static uint64_t read_ss(void)
+{
+    uint64_t ss;
+
+    __asm__ volatile("movl %%ss, %k0" : "=r"(ss));
+    return ss;
+}
+
+void selftest_caught(struct cpu *cpu, struct trap_frame *frame)
+{
+    struct caught *c = cpu->caught;
+
+    cpu->caught = NULL;
+    c->count++;
+    c->cr2 = read_cr2();
+    c->frame = *frame;
+    c->frame_end = (uint64_t)(frame + 1);
+    c->handler_ss = read_ss();
+    __asm__ volatile("pushfq; popq %0" : "=r"(c->handler_flags));
+    frame->rip = (uint64_t)catch_resume;
+    frame->rsp = c->resume_rsp;
+    frame->cs = KERNEL_CS;
+    frame->ss = KERNEL_SS;
+    frame->rflags = 2;
+}
+
+void check_trap(struct selftest *t, const char *name, const struct caught *c,
+                unsigned vector, uint64_t error, uint64_t rip)
+{
+    check(t, name, "vector", c->frame.vector, vector);
+    if (c->frame.vector == VECTOR_NONE)
+        return;
+    check(t, name, "error code", c->frame.error, error);
+    check(t, name, "RIP - expected", c->frame.rip - rip, 0);
+}
+
+void check_fault(struct selftest *t, const char *name, void (*probe)(uint64_t),
+                 uint64_t arg, unsigned vector, uint64_t error)
+{
+    struct caught c;
+
+    selftest_catch(t, &c, probe, arg);
+    check_trap(t, name, &c, vector, error, (uint64_t)probe);
+}
+
+static void untried(struct selftest *t, enum deviation deviation,
+                    const char *name, const char *part, uint64_t expected)
+{
+    const struct check c = {name,      part, ~expected, expected,
+                            deviation, ~expected};
+
+    selftest_check(t, &c);
+}
+
+void check_fault_unless(struct selftest *t, enum deviation deviation,
+                        const char *name, void (*probe)(uint64_t), uint64_t arg,
+                        unsigned vector, uint64_t error)
+{
+    if (!selftest_expects(t, deviation)) {
+        check_fault(t, name, probe, arg, vector, error);
+        return;
+    }
+    untried(t, deviation, name, "vector", vector);
+    untried(t, deviation, name, "error code", error);
+    untried(t, deviation, name, "RIP - expected", 0);
+}
+
+void check_quiet(struct selftest *t, const char *name, void (*probe)(uint64_t),
+                 uint64_t arg)
+{
+    struct caught c;
+
+    selftest_catch(t, &c, probe, arg);
+    check(t, name, "vector (none)", c.frame.vector, VECTOR_NONE);
+}
+
+/* ---- The user program -------------------------------------------------- */
+
+bool selftest_user_trap(struct cpu *cpu, struct trap_frame *frame, uint64_t cr2)
+{
+    struct user_trap *trap = cpu->selftest ? cpu->selftest->user_trap : NULL;
+
+    if (!trap)
+        return false;
+    cpu->selftest->user_trap = NULL;
+    trap->vector = frame->vector;
+    trap->error = frame->error;
+    trap->cr2 = cr2;
+    trap->rip = frame->rip;
+    trap->cs = frame->cs;
+    trap->rflags = frame->rflags;
+    trap->rsp = frame->rsp;
+    trap->ss = frame->ss;
+    trap->handler_ss = read_ss();
+    frame->rip = trap->resume_rip;
+    frame->rsp = trap->resume_rsp;
+    frame->rflags = 2;
+    return true;
+}
+
+/* ---- The verdict ------------------------------------------------------- */
+
+static void put_verdict(struct text *text, const struct selftest *t)
+{
+    bool any = false;
+
+    put_number(text, t->done);
+    put(text, " checks, ");
+    if (t->failed)
+        put_number(text, t->failed);
+    put(text, t->failed ? " failed; first: " : "no failure");
+    put(text, t->first);
+    for (unsigned d = 1; d < DEVIATIONS; d++) {
+        if (!t->deviant[d])
+            continue;
+        put(text, any ? ", " : "; known deviations: ");
+        put_number(text, t->deviant[d]);
+        put(text, " ");
+        put(text, deviations[d].name);
+        any = true;
+    }
+    if (t->absent) {
+        put(text, "; this CPU has no ");
+        put(text, t->first_absent);
+    }
+}
+
+static void finish(struct selftest *t)
+{
+    struct kernel *k = t->cpu->kernel;
+    char message[GUEST_MESSAGE_MAX] = "";
+    struct text text = {message, message + sizeof message - 1};
+
+    kernel_phase_end(k, WL_STEADY, t->done, t->begin, wl_tsc(), t->checksum);
+    put_verdict(&text, t);
+    if (t->failed)
+        kernel_panic(message);
+    for (unsigned i = 0; i < sizeof message; i++)
+        k->results->message[i] = message[i];
+    kernel_finish(k, GUEST_DONE);
+}
+
+uint64_t selftest_syscall(struct cpu *cpu, struct trap_frame *frame)
+{
+    struct selftest *t = cpu->selftest;
+
+    if (!t)
+        return (uint64_t)-1;
+    switch (frame->rax) {
+    case SYS_CHECK:
+        selftest_check(t, (const struct check *)frame->rdi);
+        return 0;
+    case SYS_CATCH:
+        t->user_trap = (struct user_trap *)frame->rdi;
+        return 0;
+    case SYS_CHECKED:
+        finish(t);
+    }
+    return 0;
+}
+
+static bool same(const char *a, const char *b)
+{
+    while (*a && *a == *b)
+        a++, b++;
+    return *a == *b;
+}
+
+void selftest_start(struct cpu *cpu, const char *name)
+{
+    struct kernel *k = cpu->kernel;
+    struct selftest *t;
+
+    if (!same(name, "selftest"))
+        return;
+    t = phys_to_virt(phys_alloc(k, 1));
+    t->cpu = cpu;
+    t->checksum = FNV_BASIS;
+    cpu->selftest = t;
+    kernel_phase_begin(k, WL_STEADY);
+    t->begin = wl_tsc();
+    for (uint64_t round = 0; round < k->config.operations; round++) {
+        selftest_state(t);
+        selftest_segments(t);
+        selftest_traps(t);
+        selftest_paging(t);
+    }
+}

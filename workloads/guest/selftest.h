@@ -1,0 +1,86 @@
+/*
+ * The self-test: the guest checks that its machine does what the manuals say,
+ * from the kernel and from a user program. The answers are the same on the
+ * bare machine and under every technique. See docs/selftest.md.
+ *
+ * selftest.c          recording, reporting, catching traps
+ * selftest_state.c    flags, control registers, MSRs
+ * selftest_segment.c  descriptor tables, selectors, far transfers
+ * selftest_trap.c     exceptions and the frames they push
+ * selftest_paging.c   page tables
+ * selftest_probe.S    single instructions for the kernel's part
+ * selftest_user.c     the user program's part
+ */
+#ifndef WORKLOADS_GUEST_SELFTEST_H
+#define WORKLOADS_GUEST_SELFTEST_H
+
+#include "workloads/guest/check.h"
+#include "workloads/guest/kernel.h"
+
+struct selftest;
+
+/* What trap() found, and how it gets back to who waits for it. */
+struct caught {
+    uint64_t resume_rsp;
+    uint64_t count, cr2, frame_end, handler_ss, handler_flags;
+    struct trap_frame frame;
+};
+
+/* The kernel's part, when the configuration asks for the test; the user
+ * program's comes after it. */
+void selftest_start(struct cpu *cpu, const char *name);
+/* The user program's system calls. */
+uint64_t selftest_syscall(struct cpu *cpu, struct trap_frame *frame);
+/* trap(): what selftest_catch() waits for. */
+void selftest_caught(struct cpu *cpu, struct trap_frame *frame);
+/* A trap of user code that nothing handles; true when the program waits for
+ * it. */
+bool selftest_user_trap(struct cpu *cpu, struct trap_frame *frame,
+                        uint64_t cr2);
+
+/* ---- For the parts ----------------------------------------------------- */
+
+void selftest_state(struct selftest *t);
+void selftest_segments(struct selftest *t);
+void selftest_traps(struct selftest *t);
+void selftest_paging(struct selftest *t);
+
+/* Is it of the kind that this platform is known to do? */
+bool selftest_expects(const struct selftest *t, enum deviation deviation);
+struct cpu *selftest_cpu(const struct selftest *t);
+void selftest_check(struct selftest *t, const struct check *check);
+/* A check that this CPU has no means for. */
+void selftest_absent(struct selftest *t, const char *name);
+
+static inline void check(struct selftest *t, const char *name, const char *part,
+                         uint64_t seen, uint64_t expected)
+{
+    const struct check c = {name, part, seen, expected, DEVIATION_NONE, 0};
+
+    selftest_check(t, &c);
+}
+
+/* Calls probe(arg). Its first trap ends it; c->count is 0 when none came. */
+void selftest_catch(struct selftest *t, struct caught *c,
+                    void (*probe)(uint64_t), uint64_t arg);
+
+/* A trap with this vector and error code (0 where there is none), whose
+ * frame's RIP is `rip`. */
+void check_trap(struct selftest *t, const char *name, const struct caught *c,
+                unsigned vector, uint64_t error, uint64_t rip);
+/* The same of the first instruction of a probe, as a fault leaves it. */
+void check_fault(struct selftest *t, const char *name, void (*probe)(uint64_t),
+                 uint64_t arg, unsigned vector, uint64_t error);
+/* The same; not tried where the deviation is. */
+void check_fault_unless(struct selftest *t, enum deviation deviation,
+                        const char *name, void (*probe)(uint64_t), uint64_t arg,
+                        unsigned vector, uint64_t error);
+/* No trap at all. */
+void check_quiet(struct selftest *t, const char *name, void (*probe)(uint64_t),
+                 uint64_t arg);
+
+/* selftest_probe.S */
+void catch_trap(struct caught *c, void (*probe)(uint64_t), uint64_t arg);
+extern const uint8_t catch_resume[];
+
+#endif
