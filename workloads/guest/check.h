@@ -9,11 +9,19 @@
  * of them only on such a platform, and only with the value it gives. */
 enum deviation {
     DEVIATION_NONE,
-    DEVIATION_PVM_INT,     /* INT n from CPL3 raises #UD */
-    DEVIATION_PVM_SYSCALL, /* SYSCALL arrives by a page fault */
-    DEVIATION_PVM_INT3,    /* INT3 at CPL0 ends the VM: not tried */
-    DEVIATION_TCG_PAGING,  /* CR0.PG and CR4.PAE can be cleared in 64-bit
-                              mode: likewise */
+    DEVIATION_PVM_INT,       /* INT n at CPL3 raises #UD */
+    DEVIATION_PVM_SYSCALL,   /* SYSCALL arrives by a page fault */
+    DEVIATION_PVM_EMULATOR,  /* what it does not know at CPL0 ends the VM */
+    DEVIATION_PVM_LONG,      /* instructions of 16 bytes */
+    DEVIATION_PVM_AC,        /* exceptions at CPL0 clear AC */
+    DEVIATION_PVM_WATCH,     /* no data breakpoints at CPL0 */
+    DEVIATION_PVM_IRET,      /* IRET to CPL0 leaves IOPL, takes reserved bits */
+    DEVIATION_PVM_SELECTORS, /* CS and SS at CPL3 are the host's */
+    DEVIATION_TCG_MSR,       /* bad MSRs and values: no #GP */
+    DEVIATION_TCG_INT1,      /* #UD */
+    DEVIATION_CR_VALUES,     /* bad values of CR0, CR4, CR8: no #GP */
+    DEVIATION_TCG_PAGING,    /* CR0.PG and CR4.PAE clear in 64-bit mode */
+    DEVIATION_TCG_CR4,       /* reserved bits of CR4: an endless loop */
     DEVIATIONS
 };
 

@@ -204,6 +204,13 @@ uint64_t *space_kernel_entry(struct kernel *k, uint64_t va, unsigned level);
 /* trap.c */
 void trap_init_cpu(struct kernel *k, struct cpu *cpu, uint64_t stack_top);
 void trap(struct trap_frame *frame);
+/* The IDT's entry for a vector (SDM vol. 3A, 6.14.1): P, DPL and type as they
+ * stand in it, and the number of its stack in the TSS, 0 for none. */
+#define GATE_INTERRUPT      0x8e
+#define GATE_TRAP           0x8f
+#define GATE_INTERRUPT_USER 0xee
+void trap_set_gate(struct kernel *k, unsigned vector, unsigned type,
+                   unsigned ist);
 /* Where the next trap from user code puts its frame. */
 void cpu_set_stack(struct cpu *cpu, uint64_t stack_top);
 

@@ -22,7 +22,7 @@ struct selftest;
 /* What trap() found, and how it gets back to who waits for it. */
 struct caught {
     uint64_t resume_rsp;
-    uint64_t count, cr2, frame_end, handler_ss, handler_flags;
+    uint64_t cr2, frame_end, handler_ss, handler_flags;
     struct trap_frame frame;
 };
 
@@ -60,18 +60,40 @@ static inline void check(struct selftest *t, const char *name, const char *part,
     selftest_check(t, &c);
 }
 
-/* Calls probe(arg). Its first trap ends it; c->count is 0 when none came. */
+static inline void check_or(struct selftest *t, const char *name,
+                            const char *part, uint64_t seen, uint64_t expected,
+                            enum deviation deviation, uint64_t deviant)
+{
+    const struct check c = {name, part, seen, expected, deviation, deviant};
+
+    selftest_check(t, &c);
+}
+
+/* Calls probe(arg). Its first trap ends it; c->frame.vector is VECTOR_NONE when
+ * none came. */
 void selftest_catch(struct selftest *t, struct caught *c,
                     void (*probe)(uint64_t), uint64_t arg);
 
+struct outcome {
+    unsigned vector;
+    uint64_t error, rip;
+};
+
+/* One outcome, or another on a platform with the deviation. */
+void check_trap_or(struct selftest *t, enum deviation deviation,
+                   const char *name, const struct caught *c, struct outcome o,
+                   struct outcome deviant);
 /* A trap with this vector and error code (0 where there is none), whose
  * frame's RIP is `rip`. */
 void check_trap(struct selftest *t, const char *name, const struct caught *c,
                 unsigned vector, uint64_t error, uint64_t rip);
+/* The same; a platform with the deviation may do without the trap. */
+void check_trap_unless(struct selftest *t, enum deviation deviation,
+                       const char *name, const struct caught *c,
+                       unsigned vector, uint64_t error, uint64_t rip);
 /* The same of the first instruction of a probe, as a fault leaves it. */
 void check_fault(struct selftest *t, const char *name, void (*probe)(uint64_t),
                  uint64_t arg, unsigned vector, uint64_t error);
-/* The same; not tried where the deviation is. */
 void check_fault_unless(struct selftest *t, enum deviation deviation,
                         const char *name, void (*probe)(uint64_t), uint64_t arg,
                         unsigned vector, uint64_t error);

@@ -83,8 +83,8 @@ probe_\name\()_at:
     probe icebp
     .byte 0xf1
     ret
-    probe fnop
-    fnop
+    probe fninit
+    fninit
     ret
     probe lock_nop
     .byte 0xf0, 0x90
