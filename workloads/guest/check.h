@@ -18,6 +18,10 @@ enum deviation {
     DEVIATION_PVM_IRET,      /* IRET to CPL0 leaves IOPL, takes reserved bits */
     DEVIATION_PVM_SELECTORS, /* CS and SS at CPL3 are the host's */
     DEVIATION_TCG_MSR,       /* bad MSRs and values: no #GP */
+    DEVIATION_TCG_SS,        /* #GP where #SS is due */
+    DEVIATION_TCG_GATE,      /* error codes of gates */
+    DEVIATION_TCG_FAR,       /* RSP of 32 bits in 32-bit CALL, RET FAR */
+    DEVIATION_TCG_RESERVED,  /* no P for reserved bits */
     DEVIATION_TCG_INT1,      /* #UD */
     DEVIATION_CR_VALUES,     /* bad values of CR0, CR4, CR8: no #GP */
     DEVIATION_TCG_PAGING,    /* CR0.PG and CR4.PAE clear in 64-bit mode */

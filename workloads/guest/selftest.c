@@ -11,7 +11,7 @@ static const struct {
 } deviations[DEVIATIONS] = {
     [DEVIATION_PVM_INT] = {"INT n at CPL3: #UD", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_SYSCALL] = {"SYSCALL stays at CPL3", GUEST_UNDER_PVM, false},
-    [DEVIATION_PVM_EMULATOR] = {"INT n, UD0, INT1 at CPL0",
+    [DEVIATION_PVM_EMULATOR] = {"INT, UD0, LAR... at CPL0",
                                 GUEST_UNDER_PVM, true},
     [DEVIATION_PVM_LONG] = {"16-byte instructions", 0, false},
     [DEVIATION_PVM_IRET] = {"IRET to CPL0: IOPL, reserved flags",
@@ -20,6 +20,10 @@ static const struct {
     [DEVIATION_PVM_WATCH] = {"data breakpoints", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_AC] = {"AC in handlers", GUEST_UNDER_PVM, false},
     [DEVIATION_TCG_MSR] = {"MSRs", GUEST_BARE_TCG, false},
+    [DEVIATION_TCG_SS] = {"#GP for #SS", GUEST_CPU_TCG, false},
+    [DEVIATION_TCG_GATE] = {"error codes of gates", GUEST_CPU_TCG, false},
+    [DEVIATION_TCG_FAR] = {"32-bit CALL and RET FAR", GUEST_CPU_TCG, true},
+    [DEVIATION_TCG_RESERVED] = {"reserved bits", GUEST_WALKED_BY_TCG, false},
     [DEVIATION_TCG_INT1] = {"INT1", GUEST_CPU_TCG, false},
     [DEVIATION_CR_VALUES] = {"bad values of CR0, CR4, CR8 taken",
                             GUEST_UNDER_PVM | GUEST_CPU_TCG, false},
@@ -172,7 +176,7 @@ void selftest_absent(struct selftest *t, const char *name)
 /* ---- Traps ------------------------------------------------------------- */
 
 void selftest_catch(struct selftest *t, struct caught *c,
-                    void (*probe)(uint64_t), uint64_t arg)
+                    probe_function *probe, uint64_t arg)
 {
     *c = (struct caught){.frame.vector = VECTOR_NONE};
     t->cpu->caught = c;
@@ -252,7 +256,7 @@ void check_trap(struct selftest *t, const char *name, const struct caught *c,
 }
 
 void check_fault_unless(struct selftest *t, enum deviation deviation,
-                        const char *name, void (*probe)(uint64_t), uint64_t arg,
+                        const char *name, probe_function *probe, uint64_t arg,
                         unsigned vector, uint64_t error)
 {
     struct caught c = {.frame.vector = VECTOR_NONE};
@@ -262,13 +266,13 @@ void check_fault_unless(struct selftest *t, enum deviation deviation,
     check_trap_unless(t, deviation, name, &c, vector, error, (uint64_t)probe);
 }
 
-void check_fault(struct selftest *t, const char *name, void (*probe)(uint64_t),
+void check_fault(struct selftest *t, const char *name, probe_function *probe,
                  uint64_t arg, unsigned vector, uint64_t error)
 {
     check_fault_unless(t, DEVIATION_NONE, name, probe, arg, vector, error);
 }
 
-void check_quiet(struct selftest *t, const char *name, void (*probe)(uint64_t),
+void check_quiet(struct selftest *t, const char *name, probe_function *probe,
                  uint64_t arg)
 {
     struct caught c;

@@ -19,6 +19,9 @@
 
 struct selftest;
 
+/* One of selftest_probe.S. */
+typedef uint64_t probe_function(uint64_t arg);
+
 /* What trap() found, and how it gets back to who waits for it. */
 struct caught {
     uint64_t resume_rsp;
@@ -72,7 +75,7 @@ static inline void check_or(struct selftest *t, const char *name,
 /* Calls probe(arg). Its first trap ends it; c->frame.vector is VECTOR_NONE when
  * none came. */
 void selftest_catch(struct selftest *t, struct caught *c,
-                    void (*probe)(uint64_t), uint64_t arg);
+                    probe_function *probe, uint64_t arg);
 
 struct outcome {
     unsigned vector;
@@ -92,17 +95,17 @@ void check_trap_unless(struct selftest *t, enum deviation deviation,
                        const char *name, const struct caught *c,
                        unsigned vector, uint64_t error, uint64_t rip);
 /* The same of the first instruction of a probe, as a fault leaves it. */
-void check_fault(struct selftest *t, const char *name, void (*probe)(uint64_t),
+void check_fault(struct selftest *t, const char *name, probe_function *probe,
                  uint64_t arg, unsigned vector, uint64_t error);
 void check_fault_unless(struct selftest *t, enum deviation deviation,
-                        const char *name, void (*probe)(uint64_t), uint64_t arg,
+                        const char *name, probe_function *probe, uint64_t arg,
                         unsigned vector, uint64_t error);
 /* No trap at all. */
-void check_quiet(struct selftest *t, const char *name, void (*probe)(uint64_t),
+void check_quiet(struct selftest *t, const char *name, probe_function *probe,
                  uint64_t arg);
 
 /* selftest_probe.S */
-void catch_trap(struct caught *c, void (*probe)(uint64_t), uint64_t arg);
+void catch_trap(struct caught *c, probe_function *probe, uint64_t arg);
 extern const uint8_t catch_resume[];
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * Single instructions for the self-test's kernel part, in functions of
- * void (uint64_t): what traps is a probe's first instruction, or stands at its
+ * uint64_t (uint64_t arg): what traps is a probe's first instruction, or stands at its
  * label that ends in _at. They are plain kernel text, so that a VMM that looks
  * for sensitive instructions there finds them.
  */
@@ -8,7 +8,7 @@
 
     .text
 
-/* void catch_trap(struct caught *c, void (*probe)(uint64_t), uint64_t arg):
+/* void catch_trap(struct caught *c, probe_function *probe, uint64_t arg):
  * returns when the probe does, or when selftest_caught() has sent its trap to
  * catch_resume. */
     .globl catch_trap
@@ -167,5 +167,68 @@ probe_\name\()_at:
     at wrmsr
     wrmsr
     ret
+
+/* ---- Far transfers ------------------------------------------------------- */
+
+    probe far_jmp           /* arg: a far pointer to code that jumps to RAX */
+    leaq 1f(%rip), %rax
+    at far_jmp
+    ljmp *(%rdi)
+1:  movl %cs, %eax
+    ret
+    probe far_call          /* the same; the 8 bytes it pushed, of 4 each */
+    movq %rsp, %r8
+    leaq 1f(%rip), %rax
+    at far_call
+    lcall *(%rdi)
+    .globl probe_far_call_end
+probe_far_call_end:
+    ud2
+1:  movq (%rsp), %rax
+    subq %rsp, %r8
+    cmpq $8, %r8
+    je 2f
+    movq %r8, %rax
+2:  addq %r8, %rsp
+    ret
+    probe far_ret           /* releases 16 bytes more; RSP's change */
+    movq %rsp, %rax
+    pushq $0
+    pushq $0
+    pushq $KERNEL_CS
+    leaq 1f(%rip), %rcx
+    pushq %rcx
+    lretq $16
+1:  subq %rsp, %rax
+    ret
+    probe far_ret_32        /* arg: a low address of code that jumps to RAX */
+    movq %rsp, %r8
+    leaq 1f(%rip), %rax
+    subq $8, %rsp
+    movl %edi, (%rsp)
+    movl $KERNEL_CS, 4(%rsp)
+    lretl
+1:  movq %r8, %rax
+    subq %rsp, %rax
+    movq %r8, %rsp
+    ret
+    probe far_ret_to        /* CS = arg */
+    pushq %rdi
+    leaq 1f(%rip), %rcx
+    pushq %rcx
+    at far_ret_to
+    lretq
+1:  ret
+    probe iret_to           /* CS = arg */
+    movq %rsp, %rax
+    pushq $KERNEL_SS
+    pushq %rax
+    pushq $2
+    pushq %rdi
+    leaq 1f(%rip), %rcx
+    pushq %rcx
+    at iret_to
+    iretq
+1:  ret
 
     .section .note.GNU-stack, "", @progbits

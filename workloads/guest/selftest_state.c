@@ -31,13 +31,13 @@
 #define PORT_PIC1_MASK 0x21
 #define PORT_PIC2_MASK 0xa1
 
-void probe_mov_cr0(uint64_t value);
-void probe_mov_cr4(uint64_t value);
-void probe_mov_cr8(uint64_t value);
-void probe_rdmsr(uint64_t msr);
-void probe_rdmsr_at(uint64_t msr);
-void probe_wrmsr(uint64_t arg);
-void probe_wrmsr_at(uint64_t arg);
+uint64_t probe_mov_cr0(uint64_t arg);
+uint64_t probe_mov_cr4(uint64_t arg);
+uint64_t probe_mov_cr8(uint64_t arg);
+uint64_t probe_rdmsr(uint64_t arg);
+uint64_t probe_rdmsr_at(uint64_t arg);
+uint64_t probe_wrmsr(uint64_t arg);
+uint64_t probe_wrmsr_at(uint64_t arg);
 
 /* ---- Flags ------------------------------------------------------------- */
 
