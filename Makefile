@@ -108,8 +108,10 @@ GUEST_KERNEL_OBJ := $(call obj,$(addprefix workloads/guest/,boot.S entry.S \
                       selftest_state.c selftest_segment.c selftest_trap.c \
                       selftest_paging.c selftest_probe.S)) \
                     $B/obj/workloads/guest/mmu_walk.o
-GUEST_USER_C     := $(call obj,$(addprefix workloads/guest/,user.c selftest_user.c))
-GUEST_USER_OBJ   := $B/obj/workloads/guest/user_entry.o $(GUEST_USER_C)
+GUEST_USER_C     := $(call obj,$(addprefix workloads/guest/,user.c \
+                      selftest_user.c selftest_user_state.c))
+GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S \
+                      selftest_user_probe.S)) $(GUEST_USER_C)
 
 $B/obj/workloads/guest/%.o: workloads/guest/%.c
 	@mkdir -p $(@D)

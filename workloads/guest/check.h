@@ -9,7 +9,12 @@
  * of them only on such a platform, and only with the value it gives. */
 enum deviation {
     DEVIATION_NONE,
-    DEVIATION_PVM_INT,       /* INT n at CPL3 raises #UD */
+    DEVIATION_HOST_FLAGS,    /* IF at CPL3 is the host's */
+    DEVIATION_HOST_TABLES,   /* descriptors at CPL3 are the host's */
+    DEVIATION_PVM_IOPL,      /* IOPL at CPL3 is 0 */
+    DEVIATION_PVM_AM,        /* CR0.AM at CPL3 is the host's */
+    DEVIATION_PVM_CPUID,     /* CPUID at CPL3 is the host's */
+    DEVIATION_PVM_INT,       /* INT n at CPL3: #UD; INT3: no regard for DPL */
     DEVIATION_PVM_SYSCALL,   /* SYSCALL arrives by a page fault */
     DEVIATION_PVM_EMULATOR,  /* what it does not know at CPL0 ends the VM */
     DEVIATION_PVM_LONG,      /* instructions of 16 bytes */
@@ -22,6 +27,7 @@ enum deviation {
     DEVIATION_TCG_GATE,      /* error codes of gates */
     DEVIATION_TCG_FAR,       /* RSP of 32 bits in 32-bit CALL, RET FAR */
     DEVIATION_TCG_RESERVED,  /* no P for reserved bits */
+    DEVIATION_TCG_XM,        /* SSE raises no exceptions */
     DEVIATION_TCG_INT1,      /* #UD */
     DEVIATION_CR_VALUES,     /* bad values of CR0, CR4, CR8: no #GP */
     DEVIATION_TCG_PAGING,    /* CR0.PG and CR4.PAE clear in 64-bit mode */
@@ -42,7 +48,17 @@ struct user_trap {
     uint64_t resume_rsp, resume_rip; /* where the program goes on */
     uint64_t vector, error, cr2;
     uint64_t rip, cs, rflags, rsp, ss;
-    uint64_t handler_ss;
+    uint64_t handler_ss, frame_end;
+};
+
+/* SYS_ASK: what, and two arguments. */
+enum ask {
+    ASK_FLAGS, /* -> RFLAGS in the kernel */
+    ASK_TSC,
+    ASK_CPUID, /* leaf | subleaf << 32, uint32_t[4] to be filled */
+    ASK_IRET,  /* RFLAGS for the return, which is by IRET */
+    ASK_GATE,  /* vector, GATE_* (kernel.h) */
+    ASK_STACK, /* -> TSS.RSP0 */
 };
 
 #define VECTOR_NONE 0xffff /* no trap came */

@@ -52,7 +52,9 @@ void selftest_paging(struct selftest *t);
 bool selftest_expects(const struct selftest *t, enum deviation deviation);
 struct cpu *selftest_cpu(const struct selftest *t);
 void selftest_check(struct selftest *t, const struct check *check);
-/* A check that this CPU has no means for. */
+/* Between these, checks of what not every CPU has: not in the checksum. */
+void selftest_optional(struct selftest *t, bool on);
+/* What this CPU does not have. */
 void selftest_absent(struct selftest *t, const char *name);
 
 static inline void check(struct selftest *t, const char *name, const char *part,

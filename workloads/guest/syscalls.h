@@ -25,6 +25,7 @@ enum guest_syscall {
     /* Of the self-test (check.h): */
     SYS_CHECK,   /* struct check * */
     SYS_CATCH,   /* struct user_trap * for the next trap, or 0 */
+    SYS_ASK,     /* enum ask, two arguments */
     SYS_CHECKED, /* that was the last */
 };
 
