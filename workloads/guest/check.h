@@ -14,6 +14,7 @@ enum deviation {
     DEVIATION_PVM_IOPL,      /* IOPL at CPL3 is 0 */
     DEVIATION_PVM_AM,        /* CR0.AM at CPL3 is the host's */
     DEVIATION_PVM_CPUID,     /* CPUID at CPL3 is the host's */
+    DEVIATION_PVM_SLOT_256,  /* PML4 entry 256 is the host's */
     DEVIATION_PVM_INT,       /* INT n at CPL3: #UD; INT3: no regard for DPL */
     DEVIATION_PVM_SYSCALL,   /* SYSCALL arrives by a page fault */
     DEVIATION_PVM_EMULATOR,  /* what it does not know at CPL0 ends the VM */

@@ -16,6 +16,7 @@ static const struct {
     [DEVIATION_PVM_IOPL] = {"user IOPL", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_AM] = {"CR0.AM", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_CPUID] = {"user CPUID", GUEST_UNDER_PVM, false},
+    [DEVIATION_PVM_SLOT_256] = {"PML4E 256", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_INT] = {"user INT", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_SYSCALL] = {"SYSCALL stays at CPL3", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_EMULATOR] = {"INT, UD0, LAR... at CPL0",

@@ -277,6 +277,7 @@ static void check_quiet(const char *name, user_probe *probe, uint64_t va)
 static void forbidden(void)
 {
     static const uint64_t data[2] = {1, 2};
+    struct user_trap trap;
 
     check_page_fault("user load, kernel text", user_load, KERNEL_TEXT, U | P);
     check_page_fault("user store, kernel text", user_store, KERNEL_TEXT,
@@ -287,7 +288,10 @@ static void forbidden(void)
     check_page_fault("user load, slot 507", user_load, SLOT_507, U);
     check_page_fault("user store, slot 507", user_store, SLOT_507, U | W);
     check_page_fault("user fetch, slot 507", user_fetch, SLOT_507, U | I);
-    check_page_fault("user load, slot 256", user_load, SLOT_256, U);
+    trap = user_trap_of(user_load, SLOT_256);
+    user_check_or("user load, slot 256", "vector and error code",
+                  user_both(trap.vector, trap.error), user_both(VECTOR_PF, U),
+                  DEVIATION_PVM_SLOT_256, user_both(VECTOR_PF, trap.error));
     check_page_fault("user load, nothing", user_load, 8, U);
     check_page_fault("user store, nothing", user_store, 0x1238, U | W);
     check_page_fault("user fetch, nothing", user_fetch, 0x1000, U | I);
