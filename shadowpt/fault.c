@@ -255,9 +255,10 @@ enum shadow_outcome shadow_fault(struct shadow *s, uint32_t error,
                                  const struct mmu_request *request,
                                  struct shadow_fault *fault)
 {
-    struct fill f = {.request = request};
+    struct fill f; /* clearing it would cost as much as a level's walk */
     enum shadow_outcome outcome;
 
+    f.request = request;
     *fault = (struct shadow_fault){0};
     outcome = handle(s, &f, fault);
     if (outcome == SHADOW_FIXED && (error & PF_P))

@@ -83,6 +83,7 @@ struct shadow {
     bool flush;     /* owed to the CPU before this call ends */
     bool tlb_dirty; /* leaves went without a flush: the guest owes one */
     uint32_t pages, free, current; /* current: of root[], or NONE */
+    uint32_t root_top; /* slots from here on were never used */
     uint64_t clock;
     uint32_t free_head, orphan_head, unsync_head;
     uint32_t page_mask, entry_mask; /* of the bucket arrays */

@@ -166,6 +166,8 @@ static void make_root(struct shadow *s, uint32_t frame)
 
     s->current = NONE;
     i = free_slot(s);
+    if (i >= s->root_top)
+        s->root_top = i + 1;
     page_reserve(s, 1);
     page = page_get(s, &key);
     page_set_root(s, page);
@@ -178,11 +180,11 @@ static void select_root(struct shadow *s)
 {
     uint32_t frame = cr3_frame(s), i = 0;
 
-    while (i < s->config.roots &&
+    while (i < s->root_top &&
            (s->root[i].page == NONE || s->root[i].frame != frame ||
             s->root[i].role != s->role))
         i++;
-    if (i == s->config.roots) {
+    if (i == s->root_top) {
         make_root(s, frame);
     } else if (i != s->current) {
         s->current = i;
@@ -197,7 +199,7 @@ static void forget(struct shadow *s)
 {
     if (s->config.policy == SHADOW_UNSYNC)
         sync_all(s);
-    for (uint32_t i = 0; i < s->config.roots; i++) {
+    for (uint32_t i = 0; i < s->root_top; i++) {
         if (s->config.policy != SHADOW_VTLB || s->root[i].page == NONE)
             continue;
         if (i == s->current)
@@ -274,7 +276,7 @@ void shadow_invlpg(struct shadow *s, uint64_t va)
     uint32_t frame = cr3_frame(s);
 
     s->stats.invlpg++;
-    for (uint32_t i = 0; i < s->config.roots; i++) {
+    for (uint32_t i = 0; i < s->root_top; i++) {
         if (s->root[i].page == NONE || s->root[i].frame != frame)
             continue;
         if (s->config.policy == SHADOW_UNSYNC)

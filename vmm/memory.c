@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-
 static const struct {
     const char *name;
     unsigned memfd_flags;

@@ -24,6 +24,7 @@ enum { TABLE_PDPT, TABLE_BOOT, TABLE_PD, TABLE_PT, TABLE_PT2, TABLE_WINDOW };
 
 struct software {
     struct vm *vm;
+    void *mapping; /* with room to align */
     uint8_t *memory;
     uint64_t bytes, pa;
     struct mon_config config;
@@ -120,13 +121,19 @@ static int create_memory(struct software *sw, struct why *why)
         return why_set(why, ENOTSUP,
                        "the software VMM runs guests of at most 64 GiB; use a "
                        "smaller --size or --ram");
-    sw->memory = mmap(NULL, sw->bytes, PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (sw->memory == MAP_FAILED) {
-        sw->memory = NULL;
+    sw->mapping = mmap(NULL, sw->bytes + PAGE_2M, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (sw->mapping == MAP_FAILED) {
+        sw->mapping = NULL;
         return why_set(why, errno, "no memory for the monitor: %s",
                        strerror(errno));
     }
+    /* Large pages, and all of them there: a run measures the monitor's work
+     * and not KVM's first touches of it. */
+    sw->memory =
+        (uint8_t *)(((uintptr_t)sw->mapping + PAGE_2M - 1) & ~(PAGE_2M - 1));
+    madvise(sw->memory, sw->bytes, MADV_HUGEPAGE);
+    madvise(sw->memory, sw->bytes, MADV_POPULATE_WRITE);
     region.guest_phys_addr = sw->pa;
     region.memory_size = sw->bytes;
     region.userspace_addr = (uint64_t)sw->memory;
@@ -625,7 +632,7 @@ void software_destroy(struct software *sw)
     if (!sw)
         return;
     patch_free(&sw->patches);
-    if (sw->memory)
-        munmap(sw->memory, sw->bytes);
+    if (sw->mapping)
+        munmap(sw->mapping, sw->bytes + PAGE_2M);
     free(sw);
 }

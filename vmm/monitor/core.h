@@ -72,8 +72,8 @@ int mon_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, const void *from,
 /* Nothing is written, but a write of so many bytes would not fault. */
 int mon_probe_write(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                     unsigned bytes);
-/* The instruction at RIP. */
-int mon_fetch(struct mon *m, struct mon_cpu *cpu, struct insn *insn);
+/* The instruction at RIP; it stays until the next call. */
+int mon_fetch(struct mon *m, struct mon_cpu *cpu, const struct insn **insn);
 int mon_memory_init(struct mon *m, uint8_t *arena);
 
 /* event.c */

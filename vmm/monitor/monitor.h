@@ -84,6 +84,7 @@ struct mon_virtual {
     /* The local APIC, as an x2APIC (SDM vol. 3A, 10.12). */
     uint64_t apic_base, apic_svr, apic_icr, apic_lvt_timer;
     uint64_t irr[4], isr[4]; /* irr is set by other vCPUs */
+    bool irr_any;            /* and this, after it */
 };
 
 struct mon_exception {

@@ -99,13 +99,13 @@ static int check_progress(struct mon_cpu *cpu)
 
 static int write_traced(struct mon *m, struct mon_cpu *cpu, uint64_t pa)
 {
-    struct insn insn;
+    const struct insn *insn;
 
     if (mon_fetch(m, cpu, &insn))
         return RAISED;
-    if (mon_can_store(&insn)) {
+    if (mon_can_store(insn)) {
         cpu->traps[MON_TRACED_WRITE]++;
-        return mon_emulate_store(m, cpu, &insn);
+        return mon_emulate_store(m, cpu, insn);
     }
     cpu->traps[MON_UNSHADOWED]++;
     if (!shadow_unshadow(m->shadow, pa))
@@ -191,12 +191,12 @@ static int reflect(struct mon_cpu *cpu)
 static int user_software_interrupt(struct mon *m, struct mon_cpu *cpu,
                                    bool *done)
 {
-    struct insn insn;
+    const struct insn *insn;
 
     if (mon_fetch(m, cpu, &insn))
         return RAISED;
-    *done = insn.op == INSN_INT;
-    return *done ? mon_emulate(m, cpu, &insn) : 0;
+    *done = insn->op == INSN_INT;
+    return *done ? mon_emulate(m, cpu, insn) : 0;
 }
 
 static bool is_selector_fault(const struct mon_cpu *cpu)
@@ -224,18 +224,18 @@ static int user_exception(struct mon *m, struct mon_cpu *cpu)
 static int kernel_exception(struct mon *m, struct mon_cpu *cpu)
 {
     uint8_t vector = (uint8_t)cpu->frame.vector;
-    struct insn insn;
+    const struct insn *insn;
 
     if (vector != VECTOR_GP && vector != VECTOR_UD && vector != VECTOR_NP &&
         vector != VECTOR_SS)
         return reflect(cpu);
     if (mon_fetch(m, cpu, &insn))
         return RAISED;
-    if (insn.op == INSN_UNSUPPORTED || insn.op >= INSN_MOV)
+    if (insn->op == INSN_UNSUPPORTED || insn->op >= INSN_MOV)
         return reflect(cpu);
-    if (vector == VECTOR_GP && !cpu->frame.error && insn.op == INSN_UNDEFINED)
+    if (vector == VECTOR_GP && !cpu->frame.error && insn->op == INSN_UNDEFINED)
         return reflect(cpu);
-    return mon_emulate(m, cpu, &insn);
+    return mon_emulate(m, cpu, insn);
 }
 
 static int dispatch(struct mon *m, struct mon_cpu *cpu)
