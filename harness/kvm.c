@@ -337,6 +337,11 @@ static int software_run(const struct run_spec *spec,
         return err;
     kvm_state_read(&kvm_host_linux, &state);
     software.syscall_faults = state.flavour == KVM_FLAVOUR_PVM;
+    if (spec->no_assist && state.paging == KVM_PAGING_SHADOW)
+        return why_set(why, ENOTSUP,
+                       "KVM's own shadow paging does not see tables that "
+                       "another process writes, so --assist off needs EPT or "
+                       "NPT under it: 'memvirt lab -- run ...' has that");
     snprintf(record->shadow_policy, sizeof record->shadow_policy, "%s",
              shadow_policy_name(spec->shadow_policy));
     snprintf(record->assist, sizeof record->assist, "%s",
