@@ -20,18 +20,9 @@
 #define SHADOWPT_SHADOW_H
 
 #include "mmu/walk.h"
+#include "shadowpt/policy.h"
 
 #include <stddef.h>
-
-enum shadow_policy {
-    /* Guest tables are write-protected; the shadow follows every write. */
-    SHADOW_TRACED,
-    /* Page tables (level 1) are let go at the first write, and looked through
-     * again at INVLPG and MOV CR3; the levels above are traced. */
-    SHADOW_UNSYNC,
-    /* A virtual TLB: nothing is protected, a flush drops all. */
-    SHADOW_VTLB,
-};
 
 /* Whose accesses go through one set of shadow tables. */
 enum shadow_mode {
@@ -66,8 +57,7 @@ struct shadow_config {
     uint64_t poison;
 };
 
-#define SHADOW_ROOTS_MAX 256u
-#define SHADOW_CPUS_MAX  32u
+#define SHADOW_CPUS_MAX 32u
 /* Enough for one access at a time. An instruction of a real CPU can need a
  * dozen pages at once, or it faults for ever: give it 64. */
 #define SHADOW_PAGES_MIN 16u
