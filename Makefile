@@ -39,7 +39,7 @@ KERNEL_CFLAGS = $(BASE_CFLAGS) -O2 -ffreestanding -fno-pic -mcmodel=kernel \
 WL_SRC     := $(wildcard workloads/*.c workloads/memory/*.c workloads/os/*.c)
 SHIM_SRC   := $(wildcard workloads/linux/*.c)
 # The monitor's core serves in the VM and in the VMM's process.
-MONITOR_CORE := $(filter-out %/start.c,$(wildcard vmm/monitor/*.c))
+MONITOR_CORE := $(filter-out %/start.c %/libc.c,$(wildcard vmm/monitor/*.c))
 HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c trace/*.c \
                 model/*.c vmm/*.c harness/*.c harness/counters/*.c \
                 workloads/model/*.c) $(SHIM_SRC) $(MONITOR_CORE)
@@ -147,12 +147,12 @@ $B/guest.elf: $B/obj/workloads/guest/kernel.ld $(GUEST_KERNEL_OBJ)
 
 # ---- The monitor: freestanding, linked at its own addresses ----------------
 
-MONITOR_CFLAGS = $(BASE_CFLAGS) -O2 -ffreestanding -fpie -fvisibility=hidden \
+MONITOR_CFLAGS = $(BASE_CFLAGS) -ffreestanding -fpie -fvisibility=hidden \
             -fno-stack-protector -fno-asynchronous-unwind-tables \
             -fcf-protection=none -fno-tree-loop-distribute-patterns \
-            -mno-red-zone -mgeneral-regs-only
+            -mno-red-zone -mgeneral-regs-only -flto -O3
 MONITOR_OBJ := $(patsubst %,$B/obj/monitor/%.o,$(basename vmm/monitor/entry.S \
-                 vmm/monitor/start.c $(MONITOR_CORE) mmu/walk.c \
+                 vmm/monitor/start.c vmm/monitor/libc.c $(MONITOR_CORE) mmu/walk.c \
                  $(wildcard shadowpt/*.c)))
 
 $B/obj/monitor/%.o: %.c
@@ -168,8 +168,8 @@ $B/obj/vmm/monitor/%.ld: vmm/monitor/%.ld vmm/monitor/layout.h
 	$(call Q,CPP)$(CC) -E -P -x assembler-with-cpp -I. -o $@ $<
 
 $B/monitor.elf: $B/obj/vmm/monitor/monitor.ld $(MONITOR_OBJ)
-	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 -z noexecstack \
-	    --no-warn-rwx-segments -T $< -o $@ $(MONITOR_OBJ)
+	$(call Q,LD)$(CC) $(filter-out -MMD -MP,$(MONITOR_CFLAGS)) -nostdlib -static -no-pie \
+	    -Wl,-z,max-page-size=4096,--build-id=none,--no-warn-rwx-segments -T $< -o $@ $(MONITOR_OBJ)
 
 $B/monitor.bin: $B/monitor.elf
 	$(call Q,COPY)objcopy -O binary $< $@

@@ -111,15 +111,14 @@ void chart_series_name(const struct group *group, char *name, size_t bytes)
 {
     /* A process has one page size: its slot, or curve, names it. */
     bool native = !strcmp(group->technique, technique_name(TECH_NATIVE));
-    char page[24];
+    char technique[GROUP_TECHNIQUE_MAX], page[24];
 
+    group_technique(group, technique, sizeof technique);
     if (group->host_page_bytes > 4096 && !native)
-        snprintf(name, bytes, "%s%s%s, host pages %s", group->technique,
-                 *group->shadow_policy ? " " : "", group->shadow_policy,
+        snprintf(name, bytes, "%s, host pages %s", technique,
                  format_size(group->host_page_bytes, page, sizeof page));
     else
-        snprintf(name, bytes, "%s%s%s", group->technique,
-                 *group->shadow_policy ? " " : "", group->shadow_policy);
+        snprintf(name, bytes, "%s", technique);
 }
 
 static void write_slot(const struct chart *chart, struct figure *figure,

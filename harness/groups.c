@@ -540,6 +540,13 @@ static int estimate_exits(struct reader *r)
 
 #define CYCLES "cycles_total"
 
+void group_technique(const struct group *g, char *text, size_t bytes)
+{
+    snprintf(text, bytes, "%s%s%s%s", g->technique,
+             *g->shadow_policy ? " " : "", g->shadow_policy,
+             strcmp(g->assist, "off") ? "" : ", assist off");
+}
+
 const struct group_counter *group_counter(const struct group *group,
                                           const char *source, const char *name)
 {

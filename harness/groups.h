@@ -62,6 +62,10 @@ struct groups {
  * on a platform. */
 const char *group_cost_unit(const char *platform);
 
+/* "trap unsync, assist off": the technique with its choices. */
+#define GROUP_TECHNIQUE_MAX 64
+void group_technique(const struct group *group, char *text, size_t bytes);
+
 /* NULL when the group has no such counter. */
 const struct group_counter *group_counter(const struct group *group,
                                           const char *source, const char *name);

@@ -137,8 +137,7 @@ static void fill_row(struct row *row, const struct group *g)
     page_cell(g, row->cells[PAGE]);
     snprintf(row->cells[VCPUS], 192, "%u", g->vcpus);
     snprintf(row->cells[PHASE], 192, "%s", g->phase);
-    snprintf(row->cells[TECHNIQUE], 192, "%s%s%s", g->technique,
-             *g->shadow_policy ? " " : "", g->shadow_policy);
+    group_technique(g, row->cells[TECHNIQUE], 192);
     snprintf(row->cells[PROFILE], 192, "%s", g->cpu_profile);
     snprintf(row->cells[LEVELS], 192, "%s", g->levels);
     walk_cells(g, row->cells[WALKS], row->cells[REFERENCES]);

@@ -1,5 +1,7 @@
 #include "vmm/memory.h"
 
+#include "mmu/entry.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/memfd.h>
@@ -7,7 +9,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
 
 static const struct {
     const char *name;

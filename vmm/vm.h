@@ -12,7 +12,7 @@
 #define VMM_VM_H
 
 #include "base/why.h"
-#include "shadowpt/shadow.h"
+#include "shadowpt/policy.h"
 #include "workloads/abi.h"
 #include "workloads/api.h"
 
@@ -28,6 +28,7 @@
 
 enum vm_backing { VM_BACKING_4K, VM_BACKING_THP, VM_BACKING_2M, VM_BACKING_1G };
 
+struct shadow_stats;
 struct vm;
 
 /* Called on vCPU 0's thread. */
@@ -46,6 +47,7 @@ struct vm_software {
     bool no_assist; /* each trap is handled in the VMM process */
     /* This KVM leaves SYSCALL at CPL 3, where its fetch faults (kvm_pvm). */
     bool syscall_faults;
+    bool poison; /* count misses of the TLB, by BadgerTrap's method */
 };
 
 struct vm_config {
@@ -111,6 +113,8 @@ const char *vm_exit_name(unsigned reason);
 uint64_t vm_monitor_traps(const struct vm *vm, unsigned reason);
 /* "hidden_fault", "invlpg", ...; NULL for no reason. */
 const char *vm_trap_name(unsigned reason);
+bool vm_counts_tlb_misses(const struct vm *vm);
+/* NULL for a VM without a monitor. */
 const struct shadow_stats *vm_shadow_stats(const struct vm *vm);
 
 int vm_fd(const struct vm *vm);

@@ -29,6 +29,12 @@ static int highest(const uint64_t bits[4])
     return -1;
 }
 
+/* Nothing was sent since the last look that found nothing. */
+static bool quiet(const struct mon_cpu *cpu)
+{
+    return !__atomic_load_n(&cpu->v.irr_any, __ATOMIC_ACQUIRE);
+}
+
 static void irr_copy(const struct mon_cpu *cpu, uint64_t irr[4])
 {
     for (unsigned i = 0; i < 4; i++)
@@ -73,6 +79,7 @@ static void send(struct mon *m, struct mon_cpu *to, uint8_t vector)
 {
     __atomic_fetch_or(&to->v.irr[vector / 64], 1ull << vector % 64,
                       __ATOMIC_SEQ_CST);
+    __atomic_store_n(&to->v.irr_any, true, __ATOMIC_SEQ_CST);
     if (to != m->current)
         m->ops.kick(to);
 }
@@ -137,8 +144,11 @@ int mon_apic_write(struct mon *m, struct mon_cpu *cpu, uint32_t msr,
 static int deliverable(const struct mon_cpu *cpu)
 {
     uint64_t irr[4];
-    int isr = highest(cpu->v.isr), vector;
+    int isr, vector;
 
+    if (quiet(cpu))
+        return -1;
+    isr = highest(cpu->v.isr);
     irr_copy(cpu, irr);
     vector = highest(irr);
     if (vector < 16 || (isr >= 0 && vector / 16 <= isr / 16) ||
@@ -155,12 +165,18 @@ bool mon_interrupt_pending(const struct mon_cpu *cpu)
 bool mon_interrupt(struct mon *m, struct mon_cpu *cpu)
 {
     int vector = deliverable(cpu);
+    uint64_t irr[4];
 
     if (vector < 0 || !(cpu->v.flags & RFLAGS_IF) || cpu->v.sti_shadow)
         return false;
     __atomic_fetch_and(&cpu->v.irr[vector / 64], ~(1ull << vector % 64),
                        __ATOMIC_SEQ_CST);
     cpu->v.isr[vector / 64] |= 1ull << vector % 64;
+    /* Cleared first: what is sent from here on sets it again. */
+    __atomic_store_n(&cpu->v.irr_any, false, __ATOMIC_SEQ_CST);
+    irr_copy(cpu, irr);
+    if (highest(irr) >= 0)
+        __atomic_store_n(&cpu->v.irr_any, true, __ATOMIC_SEQ_CST);
     mon_deliver(m, cpu, (uint8_t)vector, false, 0, MON_EVENT_FAULT);
     return true;
 }

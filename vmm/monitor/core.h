@@ -72,8 +72,8 @@ int mon_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, const void *from,
 /* Nothing is written, but a write of so many bytes would not fault. */
 int mon_probe_write(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                     unsigned bytes);
-/* The instruction at RIP. */
-int mon_fetch(struct mon *m, struct mon_cpu *cpu, struct insn *insn);
+/* The instruction at RIP; it stays until the next call. */
+int mon_fetch(struct mon *m, struct mon_cpu *cpu, const struct insn **insn);
 int mon_memory_init(struct mon *m, uint8_t *arena);
 
 /* event.c */
@@ -109,7 +109,6 @@ int mon_get_operand(struct mon *m, struct mon_cpu *cpu, const struct insn *insn,
                     unsigned n, uint64_t *value);
 int mon_set_operand(struct mon *m, struct mon_cpu *cpu, const struct insn *insn,
                     unsigned n, uint64_t value);
-bool mon_canonical(uint64_t va);
 
 /* control.c: control registers and MSRs */
 int mon_emulate_control(struct mon *m, struct mon_cpu *cpu,

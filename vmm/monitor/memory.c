@@ -259,60 +259,84 @@ int mon_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, const void *from,
 
 /* ---- Instructions ------------------------------------------------------ */
 
-static bool same_bytes(const uint8_t *a, const uint8_t *b, unsigned bytes)
+/* What is at the start of a site: as many bytes as an instruction can have, or
+ * as the page has. */
+struct site_bytes {
+    uint8_t bytes[16];
+    unsigned count;
+};
+
+static bool is_site(const struct mon_site *site, uint64_t pa,
+                    const struct site_bytes *b)
 {
-    for (unsigned i = 0; i < bytes; i++)
-        if (a[i] != b[i])
+    if (site->pa != pa + 1 || site->insn.length > b->count)
+        return false;
+    for (unsigned i = 0; i < site->insn.length; i++)
+        if (site->insn.bytes[i] != b->bytes[i])
             return false;
     return true;
 }
 
-/* The bytes of the instruction that lie in one page with its first. */
+/* Code that CPL 3 has just executed can be read. */
 static int fetch_bytes(struct mon *m, struct mon_cpu *cpu, uint64_t va,
-                       uint8_t *bytes, unsigned count, uint64_t *pa)
+                       struct site_bytes *b, unsigned count, uint64_t *pa)
 {
+    const uint8_t *from;
     bool traced;
-    const void *from;
 
     if (locate(m, cpu, va, MMU_FETCH, pa, &traced))
         return RAISED;
     from = mon_ram(m, *pa, count);
     if (!from)
         return mon_end(cpu, MON_END_NO_MEMORY, *pa, 0);
-    copy(bytes, from, count);
+    if (count == 16)
+        __builtin_memcpy(b->bytes, from, 16);
+    else
+        copy(b->bytes + b->count, from, count);
+    b->count += count;
     return 0;
 }
 
-int mon_fetch(struct mon *m, struct mon_cpu *cpu, struct insn *insn)
+static int decode_site(struct mon *m, struct mon_cpu *cpu,
+                       struct mon_site *site, uint64_t pa, struct site_bytes *b)
 {
-    uint64_t va = cpu->frame.rip, pa, rest_pa;
-    unsigned first = in_page(va, INSN_BYTES_MAX), count = first;
-    uint8_t bytes[INSN_BYTES_MAX];
-    struct mon_site *site;
+    unsigned first = b->count;
+    uint64_t rest_pa;
+    int err = -ENODATA;
 
-    if (fetch_bytes(m, cpu, va, bytes, first, &pa))
-        return RAISED;
-    site = &m->sites[(pa ^ pa >> 13) & m->site_mask];
-    if (site->pa != pa + 1 || site->insn.length > count ||
-        !same_bytes(site->insn.bytes, bytes, site->insn.length)) {
-        int err = m->ops.decode(cpu, pa, bytes, count, &site->insn);
-
-        m->decodes++;
-        site->pa = 0;
-        if (err && count < INSN_BYTES_MAX) {
-            count = INSN_BYTES_MAX;
-            if (fetch_bytes(m, cpu, va + first, bytes + first, count - first,
-                            &rest_pa))
-                return RAISED;
-            err = m->ops.decode(cpu, pa, bytes, count, &site->insn);
-        }
-        if (err)
-            return mon_raise(cpu, VECTOR_UD);
-        /* One that crosses pages is decoded each time: its key would be two
-         * frames. */
-        if (site->insn.length <= first)
-            site->pa = pa + 1;
+    m->decodes++;
+    site->pa = 0;
+    if (first)
+        err = m->ops.decode(cpu, pa, b->bytes, first, &site->insn);
+    if (err && first < INSN_BYTES_MAX) {
+        if (fetch_bytes(m, cpu, cpu->frame.rip + first, b,
+                        INSN_BYTES_MAX - first, &rest_pa))
+            return RAISED;
+        err = m->ops.decode(cpu, pa, b->bytes, INSN_BYTES_MAX, &site->insn);
     }
-    *insn = site->insn;
+    if (err)
+        return mon_raise(cpu, VECTOR_UD);
+    /* One that crosses pages is decoded each time: its key would be two
+     * frames. */
+    if (site->insn.length <= first)
+        site->pa = pa + 1;
+    return 0;
+}
+
+int mon_fetch(struct mon *m, struct mon_cpu *cpu, const struct insn **insn)
+{
+    struct site_bytes b = {.count = 0};
+    struct mon_site *site;
+    uint64_t pa;
+
+    if (fetch_bytes(m, cpu, cpu->frame.rip, &b, in_page(cpu->frame.rip, 16),
+                    &pa))
+        return RAISED;
+    if (b.count > INSN_BYTES_MAX)
+        b.count = INSN_BYTES_MAX;
+    site = &m->sites[(pa ^ pa >> 13) & m->site_mask];
+    if (!is_site(site, pa, &b) && decode_site(m, cpu, site, pa, &b))
+        return RAISED;
+    *insn = &site->insn;
     return 0;
 }

@@ -46,7 +46,6 @@ enum mon_reason {
     MON_HYPERCALL,
     MON_KICKED, /* by another vCPU */
     MON_POISONED,
-    MON_STEP,
     MON_EXCEPTION, /* + vector: the guest's own, but page faults */
     MON_REASONS = MON_EXCEPTION + 32
 };
@@ -84,6 +83,7 @@ struct mon_virtual {
     /* The local APIC, as an x2APIC (SDM vol. 3A, 10.12). */
     uint64_t apic_base, apic_svr, apic_icr, apic_lvt_timer;
     uint64_t irr[4], isr[4]; /* irr is set by other vCPUs */
+    bool irr_any;            /* and this, after it */
 };
 
 struct mon_exception {
@@ -101,6 +101,7 @@ enum mon_call {
 };
 
 #define MON_FLUSH_PAGES 8
+#define MON_ADDRESSES   8
 
 struct mon_cpu {
     struct mon_frame frame; /* where the CPU and entry.S push */
@@ -121,9 +122,13 @@ struct mon_cpu {
 
     struct mon_virtual v;
     struct mon_exception exception;
-    uint64_t last_rip, last_address; /* of the last page fault ... */
-    unsigned repeats;                /* ... and how often in a row */
-    bool stepping;
+    /* Page faults of one instruction: where it is, the last addresses, and how
+     * often one of them came again. */
+    uint64_t last_rip, last_address[MON_ADDRESSES];
+    unsigned next_address, repeats;
+    /* A translation is being loaded for the guest (trap.c); its state. */
+    bool touching;
+    uint64_t touch_rip, touch_rax, touch_rflags;
 
     enum mon_end end;
     uint64_t end_a, end_b;

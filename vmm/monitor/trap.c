@@ -81,36 +81,72 @@ int mon_update_mode(struct mon *m, struct mon_cpu *cpu)
 
 /* ---- Page faults ------------------------------------------------------- */
 
-/* An instruction that keeps faulting where each fault is answered makes no
- * progress: what one fill brings, the next takes away. */
+/* An instruction that faults at the same addresses over and over makes no
+ * progress: what one answer brings, the next takes away. */
 static int check_progress(struct mon_cpu *cpu)
 {
-    bool same = cpu->frame.rip == cpu->last_rip &&
-                cpu->fault_address == cpu->last_address;
+    bool again = false;
 
-    cpu->last_rip = cpu->frame.rip;
-    cpu->last_address = cpu->fault_address;
-    cpu->repeats = same ? cpu->repeats + 1 : 0;
-    if (cpu->repeats < REPEATS_MAX)
-        return 0;
-    return mon_end(cpu, MON_END_NO_PROGRESS, cpu->frame.rip,
-                   cpu->fault_address);
+    if (cpu->frame.rip != cpu->last_rip) {
+        cpu->last_rip = cpu->frame.rip;
+        cpu->repeats = 0;
+    }
+    for (unsigned i = 0; i < MON_ADDRESSES; i++)
+        again |= cpu->last_address[i] == cpu->fault_address;
+    if (!again)
+        cpu->last_address[cpu->next_address++ % MON_ADDRESSES] =
+            cpu->fault_address;
+    else if (++cpu->repeats == REPEATS_MAX)
+        return mon_end(cpu, MON_END_NO_PROGRESS, cpu->frame.rip,
+                       cpu->fault_address);
+    return 0;
 }
 
 static int write_traced(struct mon *m, struct mon_cpu *cpu, uint64_t pa)
 {
-    struct insn insn;
+    const struct insn *insn;
 
     if (mon_fetch(m, cpu, &insn))
         return RAISED;
-    if (mon_can_store(&insn)) {
+    if (mon_can_store(insn)) {
         cpu->traps[MON_TRACED_WRITE]++;
-        return mon_emulate_store(m, cpu, &insn);
+        return mon_emulate_store(m, cpu, insn);
     }
     cpu->traps[MON_UNSHADOWED]++;
     if (!shadow_unshadow(m->shadow, pa))
         return mon_end(cpu, MON_END_INSTRUCTION, cpu->frame.rip, 0);
-    return 0;
+    return check_progress(cpu);
+}
+
+/* ---- Poisoned translations --------------------------------------------- */
+
+/* A load of our own at CPL 3 brings the translation into the TLB: one from
+ * CPL 0 would not where a TLB keeps the two apart. The guest's instruction
+ * then runs again, and hits. */
+static void touch(struct mon_cpu *cpu)
+{
+    cpu->touching = true;
+    cpu->touch_rip = cpu->frame.rip;
+    cpu->touch_rax = cpu->frame.rax;
+    cpu->touch_rflags = cpu->frame.rflags;
+    cpu->frame.rip = MON_BASE + MON_TOUCH;
+    cpu->frame.rax = cpu->fault_address;
+    cpu->frame.rflags &= ~(RFLAGS_TF | RFLAGS_AC);
+}
+
+/* True when the trap was our load's own end, or its fault because another
+ * vCPU took the translation away: the guest's instruction tells. */
+static bool end_touch(struct mon *m, struct mon_cpu *cpu)
+{
+    bool ours =
+        cpu->frame.vector == VECTOR_GP || cpu->frame.vector == VECTOR_PF;
+
+    cpu->touching = false;
+    cpu->frame.rip = cpu->touch_rip;
+    cpu->frame.rax = cpu->touch_rax;
+    cpu->frame.rflags = cpu->touch_rflags;
+    shadow_repoison(m->shadow);
+    return ours;
 }
 
 static int resolve(struct mon *m, struct mon_cpu *cpu,
@@ -122,6 +158,10 @@ static int resolve(struct mon *m, struct mon_cpu *cpu,
         shadow_fault(m->shadow, (uint32_t)cpu->frame.error, request, &fault)) {
     case SHADOW_FIXED:
         cpu->traps[MON_HIDDEN_FAULT]++;
+        return check_progress(cpu);
+    case SHADOW_POISONED:
+        cpu->traps[MON_POISONED]++;
+        touch(cpu);
         return check_progress(cpu);
     case SHADOW_TRUE_FAULT:
         cpu->traps[MON_TRUE_FAULT]++;
@@ -191,12 +231,12 @@ static int reflect(struct mon_cpu *cpu)
 static int user_software_interrupt(struct mon *m, struct mon_cpu *cpu,
                                    bool *done)
 {
-    struct insn insn;
+    const struct insn *insn;
 
     if (mon_fetch(m, cpu, &insn))
         return RAISED;
-    *done = insn.op == INSN_INT;
-    return *done ? mon_emulate(m, cpu, &insn) : 0;
+    *done = insn->op == INSN_INT;
+    return *done ? mon_emulate(m, cpu, insn) : 0;
 }
 
 static bool is_selector_fault(const struct mon_cpu *cpu)
@@ -224,18 +264,18 @@ static int user_exception(struct mon *m, struct mon_cpu *cpu)
 static int kernel_exception(struct mon *m, struct mon_cpu *cpu)
 {
     uint8_t vector = (uint8_t)cpu->frame.vector;
-    struct insn insn;
+    const struct insn *insn;
 
     if (vector != VECTOR_GP && vector != VECTOR_UD && vector != VECTOR_NP &&
         vector != VECTOR_SS)
         return reflect(cpu);
     if (mon_fetch(m, cpu, &insn))
         return RAISED;
-    if (insn.op == INSN_UNSUPPORTED || insn.op >= INSN_MOV)
+    if (insn->op == INSN_UNSUPPORTED || insn->op >= INSN_MOV)
         return reflect(cpu);
-    if (vector == VECTOR_GP && !cpu->frame.error && insn.op == INSN_UNDEFINED)
+    if (vector == VECTOR_GP && !cpu->frame.error && insn->op == INSN_UNDEFINED)
         return reflect(cpu);
-    return mon_emulate(m, cpu, &insn);
+    return mon_emulate(m, cpu, insn);
 }
 
 static int dispatch(struct mon *m, struct mon_cpu *cpu)
@@ -289,7 +329,8 @@ void mon_trap(struct mon *m, struct mon_cpu *cpu)
 {
     mon_lock(m, cpu);
     cpu->exception.pending = false;
-    dispatch(m, cpu);
+    if (!cpu->touching || !end_touch(m, cpu))
+        dispatch(m, cpu);
     do
         mon_deliver_exception(m, cpu);
     while (!cpu->end && mon_interrupt(m, cpu));

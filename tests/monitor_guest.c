@@ -1,0 +1,220 @@
+#include "tests/monitor_guest.h"
+
+#include "mmu/entry.h"
+#include "vmm/decode.h"
+#include "vmm/patch.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define TABLES 400
+
+static struct mg *guest_of(const struct mon_cpu *cpu)
+{
+    return cpu->host;
+}
+
+static int decode(struct mon_cpu *cpu, uint64_t pa, const uint8_t *bytes,
+                  unsigned count, struct insn *insn)
+{
+    (void)cpu;
+    (void)pa;
+    return decode_insn(bytes, count, insn);
+}
+
+static uint32_t port_io(struct mon_cpu *cpu, uint16_t port, unsigned bytes,
+                        bool out, uint32_t value)
+{
+    (void)bytes;
+    guest_of(cpu)->port = port;
+    guest_of(cpu)->value = value;
+    return out ? value : 0xa5a5a5a5;
+}
+
+static uint64_t get_base(struct mon_cpu *cpu, unsigned segment)
+{
+    return guest_of(cpu)->base[segment == INSN_GS];
+}
+
+static void set_base(struct mon_cpu *cpu, unsigned segment, uint64_t base)
+{
+    guest_of(cpu)->base[segment == INSN_GS] = base;
+}
+
+static uint16_t get_selector(struct mon_cpu *cpu, unsigned segment)
+{
+    return guest_of(cpu)->selector[segment & 3];
+}
+
+static void kick(struct mon_cpu *cpu)
+{
+    guest_of(cpu)->kicks++;
+    cpu->in_guest = false;
+}
+
+static void wait(struct mon_cpu *cpu)
+{
+    mon_stop(cpu);
+}
+
+static void relax(struct mon_cpu *cpu)
+{
+    (void)cpu;
+}
+
+static uint64_t tsc(void)
+{
+    return 0x123456789abcdef;
+}
+
+static const struct mon_ops ops = {
+    .decode = decode,
+    .port = port_io,
+    .get_base = get_base,
+    .set_base = set_base,
+    .get_selector = get_selector,
+    .kick = kick,
+    .wait = wait,
+    .relax = relax,
+    .tsc = tsc,
+};
+
+/* ---- The guest's tables ------------------------------------------------ */
+
+static uint64_t *table(struct mg *g, unsigned n)
+{
+    return (uint64_t *)(g->ram + MG_PAGES + n * PAGE_4K);
+}
+
+static uint64_t entry(unsigned n, uint64_t flags)
+{
+    return (MG_PAGES + n * PAGE_4K) | PTE_P | PTE_RW | PTE_A | flags;
+}
+
+enum { PML4, PDPT_HIGH, PD_HIGH, PT_HIGH, PT_HIGH2, PDPT_LOW, PD_LOW, PT_LOW };
+
+static void make_tables(struct mg *g)
+{
+    table(g, PML4)[511] = entry(PDPT_HIGH, 0);
+    table(g, PDPT_HIGH)[510] = entry(PD_HIGH, 0);
+    table(g, PD_HIGH)[0] = entry(PT_HIGH, 0);
+    table(g, PD_HIGH)[1] = entry(PT_HIGH2, 0);
+    for (unsigned i = 0; i < 2 * PT_ENTRIES; i++)
+        table(g, PT_HIGH)[i] = i * PAGE_4K | PTE_P | PTE_RW | PTE_A | PTE_D;
+    table(g, PML4)[0] = entry(PDPT_LOW, PTE_US);
+    table(g, PDPT_LOW)[0] = entry(PD_LOW, PTE_US);
+    table(g, PD_LOW)[2] = entry(PT_LOW, PTE_US);
+    table(g, PT_LOW)[0] = MG_USER_PA | PTE_P | PTE_RW | PTE_US | PTE_A | PTE_D;
+}
+
+uint64_t *mg_pte(struct mg *g, uint64_t va)
+{
+    uint64_t pa = MG_PAGES + PML4 * PAGE_4K;
+
+    for (unsigned level = 4;; level--) {
+        uint64_t *e = (uint64_t *)(g->ram + pa) + pt_index(va, level);
+
+        if (level == 1)
+            return e;
+        pa = *e & PTE_ADDR;
+    }
+}
+
+/* ---- Life -------------------------------------------------------------- */
+
+struct mg *mg_create(enum shadow_policy policy, unsigned cpus)
+{
+    struct mg *g = calloc(1, sizeof *g);
+    struct mon_config config = {
+        .cpus = cpus,
+        .assist = true,
+        .physical_bits = 46,
+        .low_end = MG_RAM,
+        .pa = MG_PA,
+        .arena_bytes = shadow_arena_bytes(TABLES),
+        .policy = policy,
+        .roots = 64,
+        .flood = 3,
+        .entry = MG_KERNEL + MG_CODE,
+        .cr3 = MG_PAGES,
+        .gdt = MG_KERNEL + 0x5000,
+    };
+
+    if (!g)
+        return NULL;
+    g->memory_bytes = MON_ARENA + config.arena_bytes;
+    g->ram = aligned_alloc(PAGE_4K, MG_RAM);
+    g->memory =
+        aligned_alloc(PAGE_4K, (g->memory_bytes + PAGE_4K) & ~(PAGE_4K - 1));
+    if (!g->ram || !g->memory) {
+        mg_destroy(g);
+        return NULL;
+    }
+    memset(g->ram, 0, MG_RAM);
+    memset(g->memory, 0, MON_ARENA);
+    make_tables(g);
+    for (unsigned i = 0; i < cpus; i++) {
+        struct mon_cpu *cpu =
+            (void *)(g->memory + MON_CPUS + i * MON_CPU_BYTES);
+
+        cpu->id = i;
+        cpu->host = g;
+    }
+    if (mon_init(&g->mon, &config, &ops, g->ram, NULL, g->memory)) {
+        mg_destroy(g);
+        return NULL;
+    }
+    for (unsigned i = 0; i < cpus; i++)
+        mon_start_cpu(&g->mon, mg_cpu(g, i));
+    return g;
+}
+
+void mg_destroy(struct mg *g)
+{
+    if (!g)
+        return;
+    free(g->ram);
+    free(g->memory);
+    free(g);
+}
+
+struct mon_cpu *mg_cpu(struct mg *g, unsigned id)
+{
+    return mon_cpu(&g->mon, id);
+}
+
+void mg_code(struct mg *g, uint64_t va, const void *bytes, unsigned count)
+{
+    memcpy(g->ram + (*mg_pte(g, va) & PTE_ADDR) + va % PAGE_4K, bytes, count);
+}
+
+void mg_trap(struct mg *g, unsigned id, unsigned vector, uint32_t error,
+             uint64_t cr2)
+{
+    struct mon_cpu *cpu = mg_cpu(g, id);
+
+    cpu->frame.vector = vector;
+    cpu->frame.error = error;
+    cpu->fault_address = cr2;
+    mon_trap(&g->mon, cpu);
+}
+
+uint64_t mg_leaf(struct mg *g, unsigned id, uint64_t va, unsigned *level)
+{
+    const uint8_t *arena = g->memory + MON_ARENA;
+    uint64_t pa = mg_cpu(g, id)->cr3;
+
+    for (*level = 4;; --*level) {
+        uint64_t e;
+
+        memcpy(&e, arena + (pa - MG_PA - MON_ARENA) + pt_index(va, *level) * 8,
+               8);
+        if (!(e & PTE_P))
+            return 0;
+        if (*level == 1 || e & PTE_PS)
+            return e;
+        pa = e & PTE_ADDR;
+    }
+}
