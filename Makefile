@@ -52,7 +52,8 @@ obj = $(patsubst %,$B/obj/%.o,$(basename $1))
 WL_OBJ     := $(call obj,$(WL_SRC))
 HOSTED_OBJ := $(call obj,$(HOSTED_SRC))
 MONITOR_IMAGE := $B/obj/vmm/monitor_image.o
-LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ)) $(MONITOR_IMAGE)
+HOSTED_ASM    := $(MONITOR_IMAGE) $B/obj/workloads/audit_insn.o
+LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ)) $(HOSTED_ASM)
 TEST_OBJ   := $(call obj,$(TEST_SRC))
 TRACED_WL_OBJ     := $(WL_OBJ:$B/obj/%=$B/obj/traced/%)
 TRACED_KERNEL_OBJ := $(addprefix $B/obj/traced/workloads/guest/,space.o phys.o)
@@ -65,7 +66,7 @@ FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 
 all: $B/memvirt $B/guest.elf ## Build the command and the guest image
 
-$B/memvirt: $(HOSTED_OBJ) $(MONITOR_IMAGE) $(WL_OBJ) $(TRACED_OBJ)
+$B/memvirt: $(HOSTED_OBJ) $(HOSTED_ASM) $(WL_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
 
 $(WL_OBJ): $B/obj/%.o: %.c
@@ -106,8 +107,8 @@ GUEST_KERNEL_OBJ := $(call obj,$(addprefix workloads/guest/,boot.S entry.S \
                       main.c phys.c space.c trap.c process.c smp.c nano.c \
                       paging.c paging_cases.c paging_access.S selftest.c \
                       selftest_state.c selftest_segment.c selftest_trap.c \
-                      selftest_paging.c selftest_probe.S)) \
-                    $B/obj/workloads/guest/mmu_walk.o
+                      selftest_paging.c selftest_probe.S audit.c)) \
+                    $B/obj/workloads/guest/mmu_walk.o $B/obj/workloads/audit_insn.o
 GUEST_USER_C     := $(call obj,$(addprefix workloads/guest/,user.c \
                       selftest_user.c selftest_user_state.c))
 GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S \
@@ -120,6 +121,11 @@ $B/obj/workloads/guest/%.o: workloads/guest/%.c
 $B/obj/workloads/guest/mmu_walk.o: mmu/walk.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+
+# The audit's instructions, in the kernel and in the command.
+$B/obj/workloads/audit_insn.o: workloads/audit_insn.S
+	@mkdir -p $(@D)
+	$(call Q,AS)$(CC) -I. -MMD -MP -c -o $@ $<
 
 $B/obj/workloads/guest/%.o: workloads/guest/%.S
 	@mkdir -p $(@D)
@@ -191,7 +197,7 @@ $B/memvirt-tests: $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ) $(TRACED_OBJ)
 
 # libFuzzer needs clang; each target is built from source with its sanitizers.
 FUZZ_LIB_SRC := $(filter-out harness/main.c,$(HOSTED_SRC)) $(WL_SRC)
-$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(MONITOR_IMAGE) $(TRACED_OBJ)
+$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(HOSTED_ASM) $(TRACED_OBJ)
 	@mkdir -p $(@D)
 	$(call Q,FUZZ)clang -std=gnu17 -g -O1 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -pthread \
 	    -DMEMVIRT_ROOT='"$(MEMVIRT_ROOT)"' -DMEMVIRT_BUILD='"$(MEMVIRT_BUILD)"' \

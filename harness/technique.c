@@ -202,6 +202,9 @@ int run_take_results(const struct guest_results *results, uint64_t khz,
         record->guest_page_bytes =
             (struct maybe_u64){true, results->page_bytes};
     add_boot(results, record, tick);
+    record->audit_count = results->audits;
+    for (unsigned i = 0; i < results->audits; i++)
+        record->audits[i] = results->audit[i];
     switch (results->state) {
     case GUEST_DONE:
         if (results->message[0])

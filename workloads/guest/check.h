@@ -3,6 +3,8 @@
 #ifndef WORKLOADS_GUEST_CHECK_H
 #define WORKLOADS_GUEST_CHECK_H
 
+#include "workloads/abi.h"
+
 #include <stdint.h>
 
 /* Errors of platforms that docs/platforms.md lists. A check that fails is one
@@ -62,6 +64,6 @@ enum ask {
     ASK_STACK, /* -> TSS.RSP0 */
 };
 
-#define VECTOR_NONE 0xffff /* no trap came */
+#define VECTOR_NONE GUEST_NO_VECTOR /* no trap came */
 
 #endif

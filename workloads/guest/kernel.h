@@ -11,6 +11,7 @@
  * nano.c     the kernel nanobenchmarks
  * paging.c   the paging test (paging.h)
  * selftest.c the self-test (selftest.h)
+ * audit.c    the audit (workloads/audit.h)
  *
  * All state hangs off one struct kernel, found through the CPU a kernel stack
  * belongs to. One lock covers it; user code runs without.

@@ -1,4 +1,5 @@
 /* Start, configuration, phases and the end of the guest kernel. */
+#include "workloads/guest/audit.h"
 #include "workloads/guest/paging.h"
 #include "workloads/guest/selftest.h"
 #include "workloads/pvh.h"
@@ -197,7 +198,8 @@ void kernel_start(unsigned id, uint64_t start_info_pa)
     smp_init_cpu(k);
     k->cpus_up = 1;
     if (nano_run(cpu, k->config.workload) ||
-        paging_run(cpu, k->config.workload))
+        paging_run(cpu, k->config.workload) ||
+        audit_run(cpu, k->config.workload))
         kernel_finish(k, GUEST_DONE);
     selftest_start(cpu, k->config.workload);
     process_start_first(k);

@@ -19,13 +19,11 @@ static const struct {
     [DEVIATION_PVM_SLOT_256] = {"PML4E 256", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_INT] = {"user INT", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_SYSCALL] = {"SYSCALL stays at CPL3", GUEST_UNDER_PVM, false},
-    [DEVIATION_PVM_EMULATOR] = {"INT, UD0, LAR... at CPL0",
-                                GUEST_UNDER_PVM, true},
+    [DEVIATION_PVM_EMULATOR] = {"INT, LAR... at CPL0", GUEST_UNDER_PVM, true},
     [DEVIATION_PVM_LONG] = {"16-byte instructions", 0, false},
-    [DEVIATION_PVM_IRET] = {"IRET to CPL0",
-                            GUEST_UNDER_PVM, false},
+    [DEVIATION_PVM_IRET] = {"IRET", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_SELECTORS] = {"CS, SS at CPL3", GUEST_UNDER_PVM, false},
-    [DEVIATION_PVM_WATCH] = {"data breakpoints", GUEST_UNDER_PVM, false},
+    [DEVIATION_PVM_WATCH] = {"DR7", GUEST_UNDER_PVM, false},
     [DEVIATION_PVM_AC] = {"AC in handlers", GUEST_UNDER_PVM, false},
     [DEVIATION_TCG_MSR] = {"MSRs", GUEST_CPU_TCG, false},
     [DEVIATION_TCG_SS] = {"#GP for #SS", GUEST_CPU_TCG, false},
@@ -34,8 +32,8 @@ static const struct {
     [DEVIATION_TCG_RESERVED] = {"reserved bits", GUEST_WALKED_BY_TCG, false},
     [DEVIATION_TCG_XM] = {"#XM", GUEST_CPU_TCG, false},
     [DEVIATION_TCG_INT1] = {"INT1", GUEST_CPU_TCG, false},
-    [DEVIATION_CR_VALUES] = {"bad CRn values",
-                            GUEST_UNDER_PVM | GUEST_CPU_TCG, false},
+    [DEVIATION_CR_VALUES] = {"bad CRn values", GUEST_UNDER_PVM | GUEST_CPU_TCG,
+                             false},
     [DEVIATION_TCG_PAGING] = {"leaving 64-bit mode", GUEST_BARE_TCG, true},
     [DEVIATION_TCG_CR4] = {"CR4 reserved bits", GUEST_BARE_TCG, true},
 };
@@ -115,8 +113,7 @@ static void mix(struct selftest *t, const struct check *c)
     mix_text(t, c->name);
     mix_text(t, c->part);
     for (unsigned shift = 0; shift < 64; shift += 8)
-        t->checksum =
-            (t->checksum ^ (c->expected >> shift & 0xff)) * FNV_PRIME;
+        t->checksum = (t->checksum ^ (c->expected >> shift & 0xff)) * FNV_PRIME;
 }
 
 static void print(const struct selftest *t, const char *line)
@@ -191,8 +188,8 @@ void selftest_absent(struct selftest *t, const char *name)
 
 /* ---- Traps ------------------------------------------------------------- */
 
-void selftest_catch(struct selftest *t, struct caught *c,
-                    probe_function *probe, uint64_t arg)
+void selftest_catch(struct selftest *t, struct caught *c, probe_function *probe,
+                    uint64_t arg)
 {
     *c = (struct caught){.frame.vector = VECTOR_NONE};
     t->cpu->caught = c;
@@ -229,8 +226,8 @@ void selftest_caught(struct cpu *cpu, struct trap_frame *frame)
 static void deviate(struct selftest *t, enum deviation deviation,
                     const char *name, const char *part, uint64_t expected)
 {
-    const struct check c = {name,      part, ~expected, expected,
-                            deviation, ~expected};
+    const struct check c = {name,     part,      ~expected,
+                            expected, deviation, ~expected};
 
     selftest_check(t, &c);
 }
@@ -334,12 +331,12 @@ static void put_verdict(struct text *text, const struct selftest *t)
     put(text, " checks, ");
     if (t->failed)
         put_number(text, t->failed);
-    put(text, t->failed ? " failed; first: " : "no failure");
+    put(text, t->failed ? " failed; first: " : "none failed");
     put(text, t->first);
     for (unsigned d = 1; d < DEVIATIONS; d++) {
         if (!t->deviant[d])
             continue;
-        put(text, any ? ", " : "; known deviations (* not tried): ");
+        put(text, any ? ", " : "; known deviations (*: not tried): ");
         put_number(text, t->deviant[d]);
         put(text, " ");
         put(text, deviations[d].name);

@@ -76,8 +76,8 @@ static inline void check_or(struct selftest *t, const char *name,
 
 /* Calls probe(arg). Its first trap ends it; c->frame.vector is VECTOR_NONE when
  * none came. */
-void selftest_catch(struct selftest *t, struct caught *c,
-                    probe_function *probe, uint64_t arg);
+void selftest_catch(struct selftest *t, struct caught *c, probe_function *probe,
+                    uint64_t arg);
 
 struct outcome {
     unsigned vector;
@@ -107,7 +107,8 @@ void check_quiet(struct selftest *t, const char *name, probe_function *probe,
                  uint64_t arg);
 
 /* selftest_probe.S */
-void catch_trap(struct caught *c, probe_function *probe, uint64_t arg);
+/* Returns what the probe does. */
+uint64_t catch_trap(struct caught *c, probe_function *probe, uint64_t arg);
 extern const uint8_t catch_resume[];
 
 #endif

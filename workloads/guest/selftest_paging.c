@@ -10,12 +10,12 @@
 #define CR4_SMAP (1ull << 21)
 #define FLAG_AC  (1ull << 18)
 
-#define TEST_VA   (NANO_BASE + 0x40000000ull)
-#define ALIAS_VA  (TEST_VA + 0x5000)
-#define LARGE_VA  (TEST_VA + PAGE_2M)
+#define TEST_VA    (NANO_BASE + 0x40000000ull)
+#define ALIAS_VA   (TEST_VA + 0x5000)
+#define LARGE_VA   (TEST_VA + PAGE_2M)
 #define OPCODE_RET 0xc3
-#define LEAF      (PTE_P | PTE_RW)
-#define A_D       (PTE_A | PTE_D)
+#define LEAF       (PTE_P | PTE_RW)
+#define A_D        (PTE_A | PTE_D)
 
 #define PROBE(name) uint64_t probe_##name(uint64_t arg)
 PROBE(load);
@@ -156,10 +156,10 @@ static void reserved(struct selftest *t)
     selftest_catch(t, &c, probe_load, TEST_VA);
     *(volatile uint64_t *)pml4e = was;
     write_cr3(read_cr3());
-    check_trap_or(t, DEVIATION_TCG_RESERVED, "load, reserved bit", &c,
-                  (struct outcome){VECTOR_PF, PF_RS | PF_P,
-                                   (uint64_t)probe_load},
-                  (struct outcome){VECTOR_PF, PF_RS, (uint64_t)probe_load});
+    check_trap_or(
+        t, DEVIATION_TCG_RESERVED, "load, reserved bit", &c,
+        (struct outcome){VECTOR_PF, PF_RS | PF_P, (uint64_t)probe_load},
+        (struct outcome){VECTOR_PF, PF_RS, (uint64_t)probe_load});
 }
 
 /* ---- Mappings ---------------------------------------------------------- */
@@ -195,8 +195,8 @@ static void self_map(struct selftest *t, const struct page *p)
     set(entry, ALIAS_VA, (table & PTE_ADDR) | LEAF);
     seen = (volatile uint64_t *)(ALIAS_VA + table % PAGE_4K);
     set(p->pte, TEST_VA, p->pa | LEAF);
-    check(t, "a table through itself", "read",
-          (*seen & ~A_D) ^ (p->pa | LEAF), 0);
+    check(t, "a table through itself", "read", (*seen & ~A_D) ^ (p->pa | LEAF),
+          0);
     *seen = 0;
     invlpg(TEST_VA);
     check(t, "a table through itself", "written", *p->pte, 0);

@@ -99,17 +99,17 @@ static void loaded_tables(struct selftest *t)
 
 /* ---- Selectors --------------------------------------------------------- */
 
-#define SELECTOR_ACCESS(name)                                        \
-    static uint64_t read_##name(void)                                \
-    {                                                                \
-        uint64_t value;                                              \
-                                                                     \
-        __asm__ volatile("movl %%" #name ", %k0" : "=r"(value));     \
-        return value;                                                \
-    }                                                                \
-    static void write_##name(uint64_t value)                         \
-    {                                                                \
-        __asm__ volatile("movl %k0, %%" #name ::"r"(value));         \
+#define SELECTOR_ACCESS(name)                                    \
+    static uint64_t read_##name(void)                            \
+    {                                                            \
+        uint64_t value;                                          \
+                                                                 \
+        __asm__ volatile("movl %%" #name ", %k0" : "=r"(value)); \
+        return value;                                            \
+    }                                                            \
+    static void write_##name(uint64_t value)                     \
+    {                                                            \
+        __asm__ volatile("movl %k0, %%" #name ::"r"(value));     \
     }
 SELECTOR_ACCESS(ds)
 SELECTOR_ACCESS(es)

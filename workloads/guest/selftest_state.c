@@ -23,9 +23,9 @@
 #define STATUS    0x8d5u /* the arithmetic flags */
 #define FIXED     2u
 
-#define CR0_TS   (1ull << 3)
-#define CR0_AM   (1ull << 18)
-#define CR4_PGE  (1ull << 7)
+#define CR0_TS    (1ull << 3)
+#define CR0_AM    (1ull << 18)
+#define CR4_PGE   (1ull << 7)
 #define VECTOR_GP 13
 
 #define PORT_PIC1_MASK 0x21
@@ -184,7 +184,8 @@ static void cr0(struct selftest *t)
     uint64_t first = read_cr0(), seen;
     uint16_t low = 0;
 
-    check(t, "CR0", "PG, WP, NE, PE", first & (CR0_PG | CR0_WP | CR0_NE | CR0_PE),
+    check(t, "CR0", "PG, WP, NE, PE",
+          first & (CR0_PG | CR0_WP | CR0_NE | CR0_PE),
           CR0_PG | CR0_WP | CR0_NE | CR0_PE);
     check(t, "SMSW", "against CR0", (smsw() ^ first) & 0xffff, 0);
     write_cr0(first | CR0_TS | CR0_AM);
@@ -318,8 +319,8 @@ static void msrs(struct selftest *t)
     check_wrmsr_fault(t, "FS base not canonical", MSR_FS_BASE, 1ull << 63);
     check_wrmsr_fault(t, "EFER reserved bit", MSR_EFER, efer | 1ull << 63);
     selftest_catch(t, &c, probe_rdmsr, MSR_NONE);
-    check_trap_unless(t, DEVIATION_TCG_MSR, "RDMSR of no MSR", &c, VECTOR_GP,
-                      0, (uint64_t)probe_rdmsr_at);
+    check_trap_unless(t, DEVIATION_TCG_MSR, "RDMSR of no MSR", &c, VECTOR_GP, 0,
+                      (uint64_t)probe_rdmsr_at);
 }
 
 static uint64_t load_gs0(void)

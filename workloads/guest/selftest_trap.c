@@ -16,15 +16,15 @@
 #define ERROR_IDT     2u
 #define GATE_ABSENT   0x0e
 
-#define FLAG_TF  (1u << 8)
-#define FLAG_IF  (1u << 9)
-#define FLAG_NT  (1u << 14)
-#define FLAG_RF  (1u << 16)
-#define FLAG_AC  (1u << 18)
-#define FLAG_ID  (1u << 21)
+#define FLAG_TF     (1u << 8)
+#define FLAG_IF     (1u << 9)
+#define FLAG_NT     (1u << 14)
+#define FLAG_RF     (1u << 16)
+#define FLAG_AC     (1u << 18)
+#define FLAG_ID     (1u << 21)
 #define FLAGS_DF_CF 0x403u /* and the fixed one */
 
-#define CR0_TS (1ull << 3)
+#define CR0_TS    (1ull << 3)
 #define IST_STACK (PROCESSES_MAX - 1) /* which no process of the test gets */
 
 #define PROBE(name) uint64_t probe_##name(uint64_t arg)
@@ -201,8 +201,8 @@ static void check_frame_stack(struct selftest *t)
         selftest_catch(t, &c, probe_ud2_with_rsp, rsp);
         check(t, "frame", "RSP", c.frame.rsp - rsp, 0);
         check(t, "frame", "its end", c.frame_end - (rsp & ~15ull), 0);
-        check(t, "frame", "RIP",
-              c.frame.rip - (uint64_t)probe_ud2_with_rsp_at, 0);
+        check(t, "frame", "RIP", c.frame.rip - (uint64_t)probe_ud2_with_rsp_at,
+              0);
     }
 }
 

@@ -168,8 +168,7 @@ static void check_int(const char *name, user_probe *probe, unsigned vector,
     uint64_t tcg = user_both(vector, (error & ~7u) * 2 | (error & 7));
     bool pvm = is_pvm_int(probe, &trap);
 
-    user_check_or(name, "vector and error code", seen,
-                  user_both(vector, error),
+    user_check_or(name, "vector and error code", seen, user_both(vector, error),
                   pvm ? DEVIATION_PVM_INT : DEVIATION_TCG_GATE,
                   pvm ? seen : tcg);
     user_check_or(name, "RIP", at, length,
@@ -368,8 +367,8 @@ static void copy_on_write(const struct wl_env *env)
 
 static void identification(void)
 {
-    static const uint32_t leaves[] = {0, 1, 7, 0x80000000, 0x80000001,
-                                      0x80000008};
+    static const uint32_t leaves[] = {0,          1,          7,
+                                      0x80000000, 0x80000001, 0x80000008};
     uint32_t kernel[4], user[4];
 
     for (unsigned i = 0; i < sizeof leaves / sizeof leaves[0]; i++) {
