@@ -170,6 +170,20 @@ static void note_umip(struct audit_column *column)
     }
 }
 
+/* QEMU's TCG pops for these as supervisor: with SMAP a fault that Linux takes
+ * for its own. */
+static bool ends_linux(enum platform platform, unsigned instruction,
+                       struct audit_row *row)
+{
+    if (platform != PLATFORM_LAB_SVM ||
+        (instruction != AUDIT_ret && instruction != AUDIT_iretq))
+        return false;
+    row->outcome = AUDIT_ABSENT;
+    snprintf(row->note, sizeof row->note,
+             "QEMU's TCG would end Linux (docs/platforms.md)");
+    return true;
+}
+
 static void run_all(struct audit_column *column, uint64_t far)
 {
     struct sigaction before[SIGNALS];
@@ -177,8 +191,11 @@ static void run_all(struct audit_column *column, uint64_t far)
     catch_signals(before);
     for (unsigned i = 0; i < AUDIT_INSTRUCTIONS; i++) {
         uint64_t value = 0;
-        bool went_on = execute_one(i, far, &value);
+        bool went_on;
 
+        if (ends_linux(column->platform, i, &column->rows[i]))
+            continue;
+        went_on = execute_one(i, far, &value);
         judge_process(i, went_on, value, &column->rows[i]);
     }
     release_signals(before);

@@ -567,7 +567,7 @@ static void read_audits(struct reader *r, struct run_record *record)
     const json_t *audits = json_object_get(r->object, "audits");
     size_t count = json_array_size(audits);
 
-    if (audits && (!json_is_array(audits) || count > GUEST_AUDITS_MAX))
+    if (!json_is_array(audits) || count > GUEST_AUDITS_MAX)
         wrong(r, "audits", "a list of at most 32");
     for (size_t i = 0; !r->err && i < count; i++) {
         const json_t *audit = json_array_get(audits, i);

@@ -85,8 +85,8 @@ static void rounds_count(void)
 {
     struct outcome once, twice;
 
-    if (!run("emulation", "--ops 1", &once) ||
-        !run("emulation", "--ops 2", &twice)) {
+    if (!run("emulation", "--ops 500", &once) ||
+        !run("emulation", "--ops 501", &twice)) {
         test_skip("no qemu-system-x86_64: 'apt install qemu-system-x86'");
         return;
     }

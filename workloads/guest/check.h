@@ -54,6 +54,15 @@ struct user_trap {
     uint64_t handler_ss, frame_end;
 };
 
+/* A run makes all checks once, and again until it has as many as it was asked
+ * for, at this many a round. */
+#define CHECKS_A_ROUND 500u
+
+static inline uint64_t check_rounds(uint64_t operations)
+{
+    return 1 + (operations ? operations - 1 : 0) / CHECKS_A_ROUND;
+}
+
 /* SYS_ASK: what, and two arguments. */
 enum ask {
     ASK_FLAGS, /* -> RFLAGS in the kernel */

@@ -433,7 +433,7 @@ void selftest_start(struct cpu *cpu, const char *name)
     cpu->selftest = t;
     kernel_phase_begin(k, WL_STEADY);
     t->begin = wl_tsc();
-    for (uint64_t round = 0; round < k->config.operations; round++) {
+    for (uint64_t left = check_rounds(k->config.operations); left; left--) {
         selftest_state(t);
         selftest_segments(t);
         selftest_traps(t);

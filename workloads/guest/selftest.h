@@ -1,7 +1,7 @@
 /*
  * The self-test: the guest checks that its machine does what the manuals say,
  * from the kernel and from a user program. The answers are the same on the
- * bare machine and under every technique. See docs/selftest.md.
+ * bare machine and under every technique. See docs/audit.md.
  *
  * selftest.c          recording, reporting, catching traps
  * selftest_state.c    flags, control registers, MSRs

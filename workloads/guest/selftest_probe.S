@@ -1,8 +1,8 @@
 /*
- * Single instructions for the self-test's kernel part, in functions of
- * uint64_t (uint64_t arg): what traps is a probe's first instruction, or stands at its
- * label that ends in _at. They are plain kernel text, so that a VMM that looks
- * for sensitive instructions there finds them.
+ * Single instructions for the self-test's kernel part, as uint64_t (uint64_t
+ * arg): what traps is a probe's first instruction, or stands at its label that
+ * ends in _at. They are plain kernel text, so that a VMM that looks for
+ * sensitive instructions there finds them.
  */
 #include "workloads/guest/layout.h"
 

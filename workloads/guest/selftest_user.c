@@ -418,7 +418,7 @@ static void round_of(const struct wl_env *env)
 
 void selftest_user(const struct wl_env *env)
 {
-    for (uint64_t round = 0; round < env->params->operations; round++)
+    for (uint64_t left = check_rounds(env->params->operations); left; left--)
         round_of(env);
     user_syscall(SYS_CHECKED, 0, 0, 0, 0, 0);
 }
