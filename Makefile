@@ -63,7 +63,7 @@ FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-all: $B/memvirt $B/guest.elf ## Build the command and the guest image
+all: $B/memvirt $B/guest.elf $B/guest-pv.elf ## Build the command and the guest image
 
 $B/memvirt: $(HOSTED_OBJ) $(MONITOR_IMAGE) $(WL_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
@@ -102,10 +102,11 @@ $B/obj/traced/workloads.o: $(TRACED_WL_OBJ)
 
 # ---- The guest image: a user program inside a kernel, one ELF64 -----------
 
-GUEST_KERNEL_OBJ := $(call obj,$(addprefix workloads/guest/,boot.S entry.S \
-                      main.c phys.c space.c trap.c process.c smp.c nano.c \
-                      paging.c paging_cases.c paging_access.S)) \
-                    $B/obj/workloads/guest/mmu_walk.o
+GUEST_KERNEL := boot entry main phys space trap process smp nano paging \
+                paging_cases paging_access mmu_walk
+GUEST_KERNEL_OBJ := $(GUEST_KERNEL:%=$B/obj/workloads/guest/%.o)
+# The same kernel, asking a monitor for what it would do itself.
+GUEST_PV_OBJ     := $(GUEST_KERNEL:%=$B/obj/pv/%.o) $B/obj/pv/pv.o
 GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S user.c))
 
 $B/obj/workloads/guest/%.o: workloads/guest/%.c
@@ -119,6 +120,18 @@ $B/obj/workloads/guest/mmu_walk.o: mmu/walk.c
 $B/obj/workloads/guest/%.o: workloads/guest/%.S
 	@mkdir -p $(@D)
 	$(call Q,AS)$(CC) -I. -MMD -MP -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
+
+$B/obj/pv/%.o: workloads/guest/%.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -DGUEST_PV -c -o $@ $<
+
+$B/obj/pv/mmu_walk.o: mmu/walk.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+
+$B/obj/pv/%.o: workloads/guest/%.S
+	@mkdir -p $(@D)
+	$(call Q,AS)$(CC) -I. -MMD -MP -DGUEST_PV -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
 
 $B/obj/workloads/guest/user.o: workloads/guest/user.c
 	@mkdir -p $(@D)
@@ -135,10 +148,13 @@ $B/user.elf: $B/obj/workloads/guest/user.ld $(GUEST_USER_OBJ) $(WL_OBJ)
 $B/user.bin: $B/user.elf
 	$(call Q,COPY)objcopy -O binary $< $@
 
-$B/obj/workloads/guest/entry.o: $B/user.bin
+$B/obj/workloads/guest/entry.o $B/obj/pv/entry.o: $B/user.bin
 
 $B/guest.elf: $B/obj/workloads/guest/kernel.ld $(GUEST_KERNEL_OBJ)
 	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 -T $< -o $@ $(GUEST_KERNEL_OBJ)
+
+$B/guest-pv.elf: $B/obj/workloads/guest/kernel.ld $(GUEST_PV_OBJ)
+	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 -T $< -o $@ $(GUEST_PV_OBJ)
 
 # ---- The monitor: freestanding, linked at its own addresses ----------------
 
@@ -234,6 +250,7 @@ install: ## Install under PREFIX (/usr/local)
 	    MEMVIRT_BUILD=$(PREFIX)/lib/memvirt all
 	install -D build/install/memvirt $(DESTDIR)$(PREFIX)/lib/memvirt/memvirt
 	install -D -m 644 build/install/guest.elf $(DESTDIR)$(PREFIX)/lib/memvirt/guest.elf
+	install -D -m 644 build/install/guest-pv.elf $(DESTDIR)$(PREFIX)/lib/memvirt/guest-pv.elf
 	mkdir -p $(DESTDIR)$(PREFIX)/share/memvirt/mmu \
 	    $(DESTDIR)$(PREFIX)/share/memvirt/model $(DESTDIR)$(PREFIX)/bin
 	cp -r scripts $(DESTDIR)$(PREFIX)/share/memvirt/

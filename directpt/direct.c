@@ -211,8 +211,9 @@ int direct_update(struct direct *d, uint64_t pa, uint64_t value)
         frame->type == DIRECT_WRITABLE)
         return refuse(d, -EINVAL);
     level = frame->type;
+    /* Who copies a root copies our entry too. */
     if (level == 4 && index == d->config.fixed_index)
-        return refuse(d, -EINVAL);
+        return value == d->config.fixed_entry ? 0 : refuse(d, -EINVAL);
     err = get_entry(d, level, value);
     if (err)
         return refuse(d, err);

@@ -7,33 +7,11 @@
 
 /* ---- Memory, as the CPU finds it by the guest's tables ------------------ */
 
-static int table_read(void *arg, uint64_t pa, uint64_t *entry)
-{
-    const uint64_t *at = mon_ram(arg, pa, sizeof *at);
-
-    if (!at)
-        return -ENXIO;
-    *entry = __atomic_load_n(at, __ATOMIC_RELAXED);
-    return 0;
-}
-
-static int table_set(void *arg, uint64_t pa, uint64_t old, uint64_t bits)
-{
-    uint64_t *at = mon_ram(arg, pa, sizeof *at);
-
-    if (!at)
-        return -ENXIO;
-    return __atomic_compare_exchange_n(at, &old, old | bits, false,
-                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
-               ? 0
-               : -EAGAIN;
-}
-
 /* All the guest's is CPL 3's, its kernel's too; our own slot isn't. */
 int mon_direct_locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                       enum mmu_access access, uint64_t *pa)
 {
-    const struct mmu_memory memory = {table_read, table_set, m};
+    const struct mmu_memory memory = mon_tables(m);
     const struct mmu_request request = {
         .va = va, .access = access, .user = true};
     const struct mmu_state state = {
@@ -74,6 +52,17 @@ int mon_direct_fault(struct mon_cpu *cpu)
 
 /* ---- Roots ------------------------------------------------------------- */
 
+/* Roots that are left stay valid until the CPU is off them, which it is when
+ * it comes back. */
+void mon_direct_enter(struct mon *m, struct mon_cpu *cpu)
+{
+    if (!cpu->left)
+        return;
+    direct_put_root(&m->direct, cpu->left_root[0]);
+    direct_put_root(&m->direct, cpu->left_root[1]);
+    cpu->left = false;
+}
+
 static int set_roots(struct mon *m, struct mon_cpu *cpu, uint64_t kernel,
                      uint64_t user)
 {
@@ -87,8 +76,9 @@ static int set_roots(struct mon *m, struct mon_cpu *cpu, uint64_t kernel,
         return err;
     }
     if (cpu->direct) {
-        direct_put_root(&m->direct, cpu->kernel_root);
-        direct_put_root(&m->direct, cpu->user_root);
+        cpu->left_root[0] = cpu->kernel_root;
+        cpu->left_root[1] = cpu->user_root;
+        cpu->left = true;
     }
     cpu->kernel_root = kernel;
     cpu->user_root = user;

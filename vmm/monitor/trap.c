@@ -332,6 +332,7 @@ void mon_trap(struct mon *m, struct mon_cpu *cpu)
 {
     mon_lock(m, cpu);
     cpu->exception.pending = false;
+    mon_direct_enter(m, cpu);
     if (!cpu->touching || !end_touch(m, cpu))
         dispatch(m, cpu);
     do

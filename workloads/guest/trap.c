@@ -152,6 +152,7 @@ static void trap_from_user(struct cpu *cpu, struct trap_frame *frame)
         process_page_fault(cpu, frame, cr2);
     else
         panic_trap(frame);
+    pt_sync(cpu->kernel);
     kernel_unlock(cpu);
 }
 
