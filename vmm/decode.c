@@ -38,6 +38,7 @@ static const uint8_t plain_ops[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     SAME(XSETBV),
     SAME(RDTSC),
     SAME(RDTSCP),
+    SAME(RDPID),
     SAME(RDPMC),
     SAME(MONITOR),
     SAME(MWAIT),
@@ -209,6 +210,10 @@ static void take_operand(const ZydisDecodedOperand *o, struct insn *insn,
     case ZYDIS_OPERAND_TYPE_IMMEDIATE:
         to->kind = INSN_OPERAND_IMM;
         insn->imm = o->imm.value.s;
+        /* A source is extended to its destination's size (SDM vol. 1, 3.7.1);
+         * the bytes that encode it are no size of anything. */
+        if (n)
+            to->size = insn->operand[0].size;
         break;
     case ZYDIS_OPERAND_TYPE_MEMORY:
         to->kind = INSN_OPERAND_MEMORY;
@@ -248,6 +253,23 @@ static void take_string_segment(const ZydisDecodedInstruction *z,
             insn->segment = segment_of(o[i].mem.segment);
 }
 
+/* Ports are at most 32 bits wide, with REX.W too (SDM vol. 2, INS, OUTS). */
+static uint8_t string_size(const ZydisDecodedInstruction *z)
+{
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_STOSB:
+    case ZYDIS_MNEMONIC_MOVSB:
+    case ZYDIS_MNEMONIC_INSB:
+    case ZYDIS_MNEMONIC_OUTSB:
+        return 1;
+    case ZYDIS_MNEMONIC_INSD:
+    case ZYDIS_MNEMONIC_OUTSD:
+        return 4;
+    default:
+        return (uint8_t)(z->operand_width / 8);
+    }
+}
+
 static uint8_t size_of(const ZydisDecodedInstruction *z,
                        const ZydisDecodedOperand *o, const struct insn *insn)
 {
@@ -260,12 +282,7 @@ static uint8_t size_of(const ZydisDecodedInstruction *z,
     case INSN_MOVS:
     case INSN_INS:
     case INSN_OUTS:
-        return z->mnemonic == ZYDIS_MNEMONIC_STOSB ||
-                       z->mnemonic == ZYDIS_MNEMONIC_MOVSB ||
-                       z->mnemonic == ZYDIS_MNEMONIC_INSB ||
-                       z->mnemonic == ZYDIS_MNEMONIC_OUTSB
-                   ? 1
-                   : (uint8_t)(z->operand_width / 8);
+        return string_size(z);
     case INSN_PUSH:
     case INSN_POP:
     case INSN_PUSHF:
@@ -382,6 +399,7 @@ const char *insn_op_name(unsigned op)
         [INSN_XSETBV] = "xsetbv",
         [INSN_RDTSC] = "rdtsc",
         [INSN_RDTSCP] = "rdtscp",
+        [INSN_RDPID] = "rdpid",
         [INSN_RDPMC] = "rdpmc",
         [INSN_MONITOR] = "monitor",
         [INSN_MWAIT] = "mwait",
@@ -446,6 +464,8 @@ static bool names_cpl(const struct insn *insn)
 bool insn_is_sensitive(const struct insn *insn)
 {
     switch (insn->op) {
+    case INSN_RDTSCP: /* IA32_TSC_AUX is the guest's in the monitor only */
+    case INSN_RDPID:
     case INSN_SGDT ... INSN_VERW:
     case INSN_CALL_FAR ... INSN_IRET:
         return true;
