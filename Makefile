@@ -39,7 +39,7 @@ KERNEL_CFLAGS = $(BASE_CFLAGS) -O2 -ffreestanding -fno-pic -mcmodel=kernel \
 WL_SRC     := $(wildcard workloads/*.c workloads/memory/*.c workloads/os/*.c)
 SHIM_SRC   := $(wildcard workloads/linux/*.c)
 # The monitor's core serves in the VM and in the VMM's process.
-MONITOR_CORE := $(filter-out %/start.c,$(wildcard vmm/monitor/*.c))
+MONITOR_CORE := $(filter-out %/start.c %/libc.c,$(wildcard vmm/monitor/*.c))
 HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c trace/*.c \
                 model/*.c vmm/*.c harness/*.c harness/counters/*.c \
                 workloads/model/*.c) $(SHIM_SRC) $(MONITOR_CORE)
@@ -147,7 +147,7 @@ MONITOR_CFLAGS = $(BASE_CFLAGS) -ffreestanding -fpie -fvisibility=hidden \
             -fcf-protection=none -fno-tree-loop-distribute-patterns \
             -mno-red-zone -mgeneral-regs-only -flto -O3
 MONITOR_OBJ := $(patsubst %,$B/obj/monitor/%.o,$(basename vmm/monitor/entry.S \
-                 vmm/monitor/start.c $(MONITOR_CORE) mmu/walk.c \
+                 vmm/monitor/start.c vmm/monitor/libc.c $(MONITOR_CORE) mmu/walk.c \
                  $(wildcard shadowpt/*.c)))
 
 $B/obj/monitor/%.o: %.c

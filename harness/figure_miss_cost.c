@@ -3,6 +3,7 @@
 #include "harness/reach.h"
 
 #include "base/parse.h"
+#include "mmu/entry.h"
 
 #include <errno.h>
 #include <math.h>

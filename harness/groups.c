@@ -542,8 +542,9 @@ static int estimate_exits(struct reader *r)
 
 void group_technique(const struct group *g, char *text, size_t bytes)
 {
-    snprintf(text, bytes, "%s%s%s%s", g->technique, *g->shadow_policy ? " " : "",
-             g->shadow_policy, strcmp(g->assist, "off") ? "" : ", assist off");
+    snprintf(text, bytes, "%s%s%s%s", g->technique,
+             *g->shadow_policy ? " " : "", g->shadow_policy,
+             strcmp(g->assist, "off") ? "" : ", assist off");
 }
 
 const struct group_counter *group_counter(const struct group *group,

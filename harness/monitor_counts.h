@@ -4,6 +4,7 @@
 #define HARNESS_MONITOR_COUNTS_H
 
 #include "harness/run.h"
+#include "shadowpt/shadow.h"
 #include "vmm/vm.h"
 
 struct monitor_counts {

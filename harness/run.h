@@ -8,7 +8,7 @@
 #define HARNESS_RUN_H
 
 #include "base/why.h"
-#include "shadowpt/shadow.h"
+#include "shadowpt/policy.h"
 #include "workloads/api.h"
 
 #include <stdbool.h>

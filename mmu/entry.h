@@ -5,6 +5,7 @@
 #ifndef MMU_ENTRY_H
 #define MMU_ENTRY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define PTE_P    (1ull << 0) /* present */
@@ -44,6 +45,15 @@ static inline unsigned pt_shift(unsigned level)
 static inline unsigned pt_index(uint64_t va, unsigned level)
 {
     return (unsigned)(va >> pt_shift(level)) & (PT_ENTRIES - 1);
+}
+
+/* A linear address is: the bits above the highest translated one repeat it
+ * (SDM vol. 1, 3.3.7.1). */
+static inline bool mmu_canonical(uint64_t va, unsigned levels)
+{
+    unsigned unused = 64 - 12 - 9 * levels;
+
+    return (uint64_t)((int64_t)(va << unused) >> unused) == va;
 }
 
 /* The level whose leaf maps `page_bytes`: 1, 2 or 3; 0 for no page size. */

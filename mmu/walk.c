@@ -14,13 +14,6 @@ struct context {
     struct mmu_walk *walk;
 };
 
-static bool canonical(uint64_t va, unsigned levels)
-{
-    unsigned unused = 64 - pt_shift(levels + 1);
-
-    return (uint64_t)((int64_t)(va << unused) >> unused) == va;
-}
-
 /* System data structures are accessed as a supervisor whatever the CPL
  * (SDM vol. 3A, 4.6). */
 static bool user_mode(const struct mmu_request *request)
@@ -239,7 +232,7 @@ void mmu_walk_from(const struct mmu_state *state,
 {
     const struct context c = {state, memory, request, resume, walk};
 
-    if (!canonical(request->va, state->levels)) {
+    if (!mmu_canonical(request->va, state->levels)) {
         start(walk, resume);
         finish(walk, MMU_NOT_CANONICAL, 0);
         return;

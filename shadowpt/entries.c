@@ -85,6 +85,8 @@ void entry_set_leaf(struct shadow *s, uint32_t entry, uint32_t frame,
         s->frame[entry] = frame;
         page->present++;
     }
+    if (is_poisoned_mode(s, page->key.role))
+        value |= s->config.poison;
     s->entries[entry] = value;
 }
 

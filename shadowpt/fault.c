@@ -219,7 +219,7 @@ static enum shadow_outcome fill(struct shadow *s, struct fill *f,
     f->leaf = f->walk.reference[f->walk.references - 1].level;
     f->access = (f->walk.writable ? ACC_W : 0) | (f->walk.user ? ACC_U : 0) |
                 (f->walk.executable ? ACC_X : 0) | (f->walk.dirty ? ACC_D : 0);
-    if (s->config.fixed && pt_index(f->request->va, 4) == s->config.fixed_index)
+    if (va_is_fixed(s, f->request->va))
         return SHADOW_RESERVED;
     page_reserve(s, MMU_LEVELS_MAX);
     value = make_leaf(s, f);
@@ -251,6 +251,83 @@ static enum shadow_outcome handle(struct shadow *s, struct fill *f,
     }
 }
 
+/* ---- The shadow, walked in software ------------------------------------- */
+
+/* The leaf for an address, or NONE. */
+static uint32_t find_leaf(const struct shadow *s, uint64_t va, unsigned *level)
+{
+    uint32_t page = s->root[s->current].page;
+
+    if (va_is_fixed(s, va) || !mmu_canonical(va, s->state.levels))
+        return NONE;
+    for (*level = s->state.levels;; --*level) {
+        uint32_t entry = entry_at(page, va, *level);
+        uint64_t value = s->entries[entry];
+
+        if (!value)
+            return NONE;
+        if (spte_leaf(*level, value))
+            return entry;
+        page = child_of(s, value);
+    }
+}
+
+bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
+                   uint64_t *pa)
+{
+    const struct mmu_request request = {.access = access};
+    unsigned level;
+    uint32_t entry = find_leaf(s, va, &level);
+    uint64_t within;
+
+    if (entry == NONE || !allows(s, &request, s->entries[entry]))
+        return false;
+    within = ((uint64_t)1 << pt_shift(level)) - 1;
+    *pa = (s->entries[entry] & ~s->config.poison & PTE_ADDR & ~within) |
+          (va & within);
+    return true;
+}
+
+/* ---- Poison ------------------------------------------------------------ */
+
+static void put_poison(struct shadow *s, uint32_t entry)
+{
+    const struct key *key = &s->page[entry / PT_ENTRIES].key;
+
+    /* The table may have become another meanwhile. */
+    if (s->page[entry / PT_ENTRIES].used && s->entries[entry] &&
+        spte_leaf(key->level, s->entries[entry]) &&
+        is_poisoned_mode(s, key->role) && !is_fixed(s, key, entry % PT_ENTRIES))
+        s->entries[entry] |= s->config.poison;
+}
+
+void shadow_repoison(struct shadow *s)
+{
+    struct lifted *lifted = &s->lifted[s->cpu];
+
+    for (unsigned i = 0; i < lifted->count; i++)
+        put_poison(s, lifted->entry[i]);
+    lifted->count = 0;
+}
+
+/* Is the poison all that is in the way? */
+static bool lift(struct shadow *s, const struct mmu_request *request,
+                 struct shadow_fault *fault)
+{
+    struct lifted *lifted = &s->lifted[s->cpu];
+    uint32_t entry = find_leaf(s, request->va, &fault->level);
+
+    if (entry == NONE || !(s->entries[entry] & s->config.poison) ||
+        !allows(s, request, s->entries[entry]))
+        return false;
+    if (lifted->count == LIFTED_MAX)
+        shadow_repoison(s);
+    s->entries[entry] &= ~s->config.poison;
+    lifted->entry[lifted->count++] = entry;
+    s->stats.tlb_misses[request->access][fault->level - 1]++;
+    return true;
+}
+
 enum shadow_outcome shadow_fault(struct shadow *s, uint32_t error,
                                  const struct mmu_request *request,
                                  struct shadow_fault *fault)
@@ -260,6 +337,9 @@ enum shadow_outcome shadow_fault(struct shadow *s, uint32_t error,
 
     f.request = request;
     *fault = (struct shadow_fault){0};
+    if ((error & PF_RS) && is_poisoned_mode(s, s->role) &&
+        lift(s, request, fault))
+        return SHADOW_POISONED;
     outcome = handle(s, &f, fault);
     if (outcome == SHADOW_FIXED && (error & PF_P))
         s->stats.hidden_protection++;

@@ -77,7 +77,7 @@ static uint32_t create(struct shadow *s, const struct key *key)
     s->free--;
     for (unsigned n = 0; n < PT_ENTRIES; n++)
         entries[n] = 0;
-    if (s->config.fixed && key->level == 4)
+    if (is_fixed(s, key, s->config.fixed_index))
         entries[s->config.fixed_index] =
             s->config.fixed_entry[ROLE_MODE(key->role)];
     s->page[i] = (struct page){.key = *key, .used = true, .parents = NONE};
@@ -111,9 +111,7 @@ void page_drop_entries(struct shadow *s, uint32_t page)
     uint32_t first = page * PT_ENTRIES;
 
     for (uint32_t i = 0; i < PT_ENTRIES && s->page[page].present; i++)
-        if (s->entries[first + i] &&
-            !(s->config.fixed && s->page[page].key.level == 4 &&
-              i == s->config.fixed_index))
+        if (s->entries[first + i] && !is_fixed(s, &s->page[page].key, i))
             entry_drop(s, first + i);
 }
 
@@ -163,14 +161,24 @@ static uint32_t oldest_root(const struct shadow *s)
     uint32_t oldest = NONE;
 
     for (uint32_t i = 0; i < s->config.roots; i++)
-        if (s->root[i].page != NONE && i != s->current &&
+        if (s->root[i].page != NONE && !s->root[i].users &&
             (oldest == NONE || s->root[i].used < s->root[oldest].used))
             oldest = i;
     return oldest;
 }
 
-/* One step: an orphan, else the root used longest ago, else all that the
- * current root leads to. Freeing one makes orphans of what hung on it. */
+/* What a root in use leads to. Its CPU fills it again. */
+static void empty_root(struct shadow *s)
+{
+    for (uint32_t i = 0; i < s->root_top; i++)
+        if (s->root[i].page != NONE && s->page[s->root[i].page].present) {
+            page_drop_entries(s, s->root[i].page);
+            return;
+        }
+}
+
+/* One step: an orphan, else the root used longest ago, else all that a root in
+ * use leads to. Freeing one makes orphans of what hung on it. */
 static void reclaim(struct shadow *s)
 {
     uint32_t root;
@@ -180,8 +188,8 @@ static void reclaim(struct shadow *s)
     } else if ((root = oldest_root(s)) != NONE) {
         root_free(s, root);
         s->stats.roots_evicted++;
-    } else if (s->current != NONE) {
-        page_drop_entries(s, s->root[s->current].page);
+    } else {
+        empty_root(s);
     }
 }
 

@@ -71,7 +71,24 @@ struct page {
 struct root {
     uint32_t frame, role; /* of the key */
     uint32_t page;        /* NONE: slot is free */
+    uint32_t users;       /* CPUs that run on it, a bit each */
     uint64_t used;        /* time of the last use */
+};
+
+/* Leaves that one instruction can need: its own bytes and two operands, each
+ * across a page's end, and more for what gathers. */
+#define LIFTED_MAX 16
+
+/* What each CPU has of its own. The selected one's is in struct shadow. */
+struct view {
+    struct mmu_state state;
+    enum shadow_mode mode;
+    uint32_t role, current;
+};
+
+struct lifted {
+    uint32_t entry[LIFTED_MAX];
+    unsigned count;
 };
 
 struct shadow {
@@ -80,10 +97,12 @@ struct shadow {
     struct mmu_state state;
     enum shadow_mode mode;
     uint32_t role;
-    bool flush;     /* owed to the CPU before this call ends */
+    bool flush;     /* owed to every CPU before this call ends ... */
+    bool flush_own; /* ... and to the selected one */
+    unsigned cpu;
     bool tlb_dirty; /* leaves went without a flush: the guest owes one */
     uint32_t pages, free, current; /* current: of root[], or NONE */
-    uint32_t root_top; /* slots from here on were never used */
+    uint32_t root_top;             /* slots from here on were never used */
     uint64_t clock;
     uint32_t free_head, orphan_head, unsync_head;
     uint32_t page_mask, entry_mask; /* of the bucket arrays */
@@ -95,6 +114,8 @@ struct shadow {
     uint32_t *page_bucket[BY_1G + 1];
     uint32_t *entry_bucket;
     struct shadow_stats stats;
+    struct view view[SHADOW_CPUS_MAX];
+    struct lifted lifted[SHADOW_CPUS_MAX];
     struct root root[SHADOW_ROOTS_MAX];
 };
 
@@ -122,6 +143,24 @@ static inline void chain_remove(struct link *links, uint32_t *head, uint32_t i)
 static inline uint32_t hash(uint64_t value)
 {
     return (uint32_t)(value * 0x9e3779b97f4a7c15ull >> 32);
+}
+
+static inline bool is_fixed(const struct shadow *s, const struct key *key,
+                            unsigned index)
+{
+    return s->config.fixed && index == s->config.fixed_index &&
+           key->level == ROLE_LEVELS(key->role) && !key->direct;
+}
+
+static inline bool va_is_fixed(const struct shadow *s, uint64_t va)
+{
+    return s->config.fixed &&
+           pt_index(va, s->state.levels) == s->config.fixed_index;
+}
+
+static inline bool is_poisoned_mode(const struct shadow *s, uint32_t role)
+{
+    return s->config.poison && ROLE_MODE(role) == SHADOW_USER;
 }
 
 static inline bool spte_leaf(unsigned level, uint64_t entry)

@@ -89,6 +89,9 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
 
     if (!config->roots || config->roots > SHADOW_ROOTS_MAX ||
         config->flood == 1 || config->policy > SHADOW_VTLB ||
+        config->cpus > SHADOW_CPUS_MAX || config->cpus > config->roots ||
+        (config->cpus > 1 && !ops->flush_own) ||
+        config->fixed_index >= PT_ENTRIES || (config->poison & ~PTE_ADDR) ||
         (uintptr_t)arena % PAGE_4K || (config->tables_pa & ~PTE_ADDR))
         return -EINVAL;
     if (pages < SHADOW_PAGES_MIN)
@@ -98,6 +101,10 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
     lay_out(&s, arena, pages);
     s->config = *config;
     s->ops = *ops;
+    if (!s->config.cpus)
+        s->config.cpus = 1;
+    for (unsigned i = 0; i < SHADOW_CPUS_MAX; i++)
+        s->view[i].current = NONE;
     for (unsigned i = 0; i < SHADOW_ROOTS_MAX; i++)
         s->root[i].page = NONE;
     page_init(s);
@@ -110,11 +117,15 @@ void shadow_settle(struct shadow *s)
 {
     if (s->config.policy == SHADOW_VTLB)
         page_free_orphans(s);
-    if (!s->flush)
-        return;
-    s->ops.flush_all(s->ops.memory.arg);
-    s->stats.tlb_flushes++;
-    s->flush = s->tlb_dirty = false;
+    if (s->flush || (s->flush_own && s->config.cpus == 1)) {
+        s->ops.flush_all(s->ops.memory.arg);
+        s->stats.tlb_flushes++;
+        s->tlb_dirty = false;
+    } else if (s->flush_own) {
+        s->ops.flush_own(s->ops.memory.arg);
+        s->stats.tlb_own_flushes++;
+    }
+    s->flush = s->flush_own = false;
 }
 
 /* Only what changes the meaning of a guest entry: with one root for both, the
@@ -148,12 +159,25 @@ static uint32_t free_slot(struct shadow *s)
     for (uint32_t i = 0; i < s->config.roots; i++) {
         if (s->root[i].page == NONE)
             return i;
-        if (oldest == NONE || s->root[i].used < s->root[oldest].used)
+        if (!s->root[i].users &&
+            (oldest == NONE || s->root[i].used < s->root[oldest].used))
             oldest = i;
     }
     root_free(s, oldest);
     s->stats.roots_evicted++;
     return oldest;
+}
+
+/* The selected CPU runs on this root from here on; NONE: on none. */
+static void use_root(struct shadow *s, uint32_t root)
+{
+    uint32_t bit = (uint32_t)1 << s->cpu;
+
+    if (s->current != NONE)
+        s->root[s->current].users &= ~bit;
+    s->current = root;
+    if (root != NONE)
+        s->root[root].users |= bit;
 }
 
 static void make_root(struct shadow *s, uint32_t frame)
@@ -164,7 +188,7 @@ static void make_root(struct shadow *s, uint32_t frame)
                             .access = ACC_ALL};
     uint32_t i, page;
 
-    s->current = NONE;
+    use_root(s, NONE);
     i = free_slot(s);
     if (i >= s->root_top)
         s->root_top = i + 1;
@@ -172,7 +196,7 @@ static void make_root(struct shadow *s, uint32_t frame)
     page = page_get(s, &key);
     page_set_root(s, page);
     s->root[i] = (struct root){.frame = frame, .role = s->role, .page = page};
-    s->current = i;
+    use_root(s, i);
     s->stats.roots_created++;
 }
 
@@ -187,14 +211,16 @@ static void select_root(struct shadow *s)
     if (i == s->root_top) {
         make_root(s, frame);
     } else if (i != s->current) {
-        s->current = i;
+        use_root(s, i);
         s->stats.roots_reused++;
     }
     s->root[s->current].used = ++s->clock;
     s->page[s->root[s->current].page].writes = 0;
 }
 
-/* The guest flushes: what may be stale goes. */
+/* The guest flushes one CPU: what may be stale goes. A virtual TLB's tables
+ * do not say what they were filled from, so all go, those that another CPU
+ * runs on too: this one could come to them next. */
 static void forget(struct shadow *s)
 {
     if (s->config.policy == SHADOW_UNSYNC)
@@ -202,12 +228,24 @@ static void forget(struct shadow *s)
     for (uint32_t i = 0; i < s->root_top; i++) {
         if (s->config.policy != SHADOW_VTLB || s->root[i].page == NONE)
             continue;
-        if (i == s->current)
+        if (s->root[i].users)
             page_drop_entries(s, s->root[i].page);
         else
             root_free(s, i);
     }
-    s->flush = true;
+    s->flush_own = true;
+}
+
+void shadow_select(struct shadow *s, unsigned cpu)
+{
+    if (cpu == s->cpu)
+        return;
+    s->view[s->cpu] = (struct view){s->state, s->mode, s->role, s->current};
+    s->state = s->view[cpu].state;
+    s->mode = s->view[cpu].mode;
+    s->role = s->view[cpu].role;
+    s->current = s->view[cpu].current;
+    s->cpu = cpu;
 }
 
 int shadow_set_state(struct shadow *s, const struct mmu_state *state,
@@ -277,7 +315,8 @@ void shadow_invlpg(struct shadow *s, uint64_t va)
 
     s->stats.invlpg++;
     for (uint32_t i = 0; i < s->root_top; i++) {
-        if (s->root[i].page == NONE || s->root[i].frame != frame)
+        if (s->root[i].page == NONE || s->root[i].frame != frame ||
+            va_is_fixed(s, va))
             continue;
         if (s->config.policy == SHADOW_UNSYNC)
             sync_va(s, s->root[i].page, va);
@@ -298,8 +337,7 @@ static void update(struct shadow *s, uint32_t page, unsigned index)
     uint32_t entry = page * PT_ENTRIES + index;
     bool present = s->entries[entry];
 
-    if (s->config.fixed && s->page[page].key.level == 4 &&
-        index == s->config.fixed_index)
+    if (is_fixed(s, &s->page[page].key, index))
         return;
     if (s->page[page].key.level > 1) {
         if (present)
@@ -376,44 +414,4 @@ unsigned shadow_tables_used(const struct shadow *s)
 unsigned shadow_tables(const struct shadow *s)
 {
     return s->pages;
-}
-
-void shadow_select(struct shadow *s, unsigned cpu)
-{
-    (void)s;
-    (void)cpu;
-}
-bool shadow_unshadow(struct shadow *s, uint64_t pa)
-{
-    uint32_t i, frame = pa >> 12;
-    while ((i = page_of_frame(s, frame, NONE)) != NONE) {
-        if (i == s->root[s->current].page)
-            return false;
-        return false;
-    }
-    return true;
-}
-bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
-                   uint64_t *pa)
-{
-    uint32_t page = s->root[s->current].page;
-    if (s->config.fixed && pt_index(va, 4) == s->config.fixed_index)
-        return false;
-    if ((uint64_t)((int64_t)(va << 16) >> 16) != va)
-        return false;
-    for (unsigned level = 4;; level--) {
-        uint64_t e = s->entries[entry_at(page, va, level)];
-        if (!e)
-            return false;
-        if (spte_leaf(level, e)) {
-            if (access == MMU_WRITE && !(e & PTE_RW))
-                return false;
-            if (access == MMU_FETCH && (e & PTE_XD))
-                return false;
-            uint64_t mask = (1ull << pt_shift(level)) - 1;
-            *pa = (e & PTE_ADDR & ~mask) | (va & mask);
-            return true;
-        }
-        page = child_of(s, e);
-    }
 }

@@ -1,7 +1,8 @@
 /*
  * The shadow MMU: tables the CPU walks in place of a guest's, kept in step
  * with them. Freestanding: no libc, no globals, all memory in one arena of
- * the caller's, everything else behind callbacks. One vCPU at a time.
+ * the caller's, everything else behind callbacks. Several vCPUs can share it,
+ * one call at a time: the caller locks.
  *
  * The shadow tables are x86-64's (mmu/entry.h), with as many levels as the
  * guest's. Their upper entries allow everything; a leaf has the rights of
@@ -19,18 +20,9 @@
 #define SHADOWPT_SHADOW_H
 
 #include "mmu/walk.h"
+#include "shadowpt/policy.h"
 
 #include <stddef.h>
-
-enum shadow_policy {
-    /* Guest tables are write-protected; the shadow follows every write. */
-    SHADOW_TRACED,
-    /* Page tables (level 1) are let go at the first write, and looked through
-     * again at INVLPG and MOV CR3; the levels above are traced. */
-    SHADOW_UNSYNC,
-    /* A virtual TLB: nothing is protected, a flush drops all. */
-    SHADOW_VTLB,
-};
 
 /* Whose accesses go through one set of shadow tables. */
 enum shadow_mode {
@@ -38,6 +30,7 @@ enum shadow_mode {
                       SMEP, SMAP and protection keys are the CPU's to check */
     SHADOW_KERNEL, /* only the guest's CPL 0, which runs at CPL 3 */
     SHADOW_USER,   /* only the guest's CPL 3 */
+    SHADOW_MODES,
 };
 
 struct shadow_config {
@@ -52,14 +45,19 @@ struct shadow_config {
      * in it and must be contiguous there: who walks them in software finds the
      * table at address X at arena + (X - tables_pa). */
     uint64_t tables_pa;
-    unsigned cpus;
-    uint64_t poison;
+    unsigned cpus; /* that share it, at most SHADOW_CPUS_MAX; 0 is 1 */
+    /* One entry of every root is the caller's, and always there: of its
+     * addresses the guest has none. By mode. */
     bool fixed;
     unsigned fixed_index;
-    uint64_t fixed_entry[3];
+    uint64_t fixed_entry[SHADOW_MODES];
+    /* 0, or a reserved bit of a leaf. Leaves of SHADOW_USER then have it, so
+     * that a miss of the real TLB faults, and a hit does not (BadgerTrap:
+     * Gandhi, Basu, Hill, Swift, CAN 2014). */
+    uint64_t poison;
 };
 
-#define SHADOW_ROOTS_MAX 256u
+#define SHADOW_CPUS_MAX 32u
 /* Enough for one access at a time. An instruction of a real CPU can need a
  * dozen pages at once, or it faults for ever: give it 64. */
 #define SHADOW_PAGES_MIN 16u
@@ -78,9 +76,11 @@ struct shadow_ops {
     struct mmu_memory memory; /* guest-physical; its `arg` is everybody's */
     /* 0, or a negative errno: no memory there. */
     int (*frame)(void *arg, uint64_t guest_frame, struct shadow_frame *frame);
-    /* The CPU's TLB: one page as INVLPG does it, in every root that was run
-     * since the last flush (several where the modes are apart); and
-     * everything of every root. Paging-structure caches go with both. */
+    /* The TLB of the CPU whose call this is: one page as INVLPG does it, in
+     * every root that it ran since the last flush (several where the modes are
+     * apart); and everything of every root. Then everything of every CPU.
+     * Paging-structure caches go with each. flush_own may be NULL where there
+     * is one CPU. */
     void (*flush_page)(void *arg, uint64_t va);
     void (*flush_own)(void *arg);
     void (*flush_all)(void *arg);
@@ -98,7 +98,10 @@ enum shadow_outcome {
      * address, or, with `table`, a guest table that can't be read. */
     SHADOW_NO_MEMORY,
     SHADOW_NOT_CANONICAL, /* #GP or #SS */
+    /* The guest's tables allow it, but the address is in the fixed entry's. */
     SHADOW_RESERVED,
+    /* A TLB miss: the leaf works until shadow_repoison. Have the CPU do one
+     * instruction, which loads it into the TLB. */
     SHADOW_POISONED,
 };
 
@@ -106,6 +109,7 @@ struct shadow_fault {
     uint32_t error; /* PF_*, for SHADOW_TRUE_FAULT */
     uint64_t pa;    /* guest-physical address of the access */
     bool table;
+    unsigned level; /* SHADOW_POISONED: of the leaf */
 };
 
 /* Events since shadow_init. */
@@ -131,7 +135,10 @@ struct shadow_stats {
     uint64_t roots_created, roots_reused, roots_evicted;
     uint64_t accessed_set, dirty_set; /* guest entries changed */
     uint64_t invlpg, cr3_loads, flushes;
-    uint64_t tlb_page_flushes, tlb_flushes; /* asked of the CPU */
+    uint64_t tlb_page_flushes, tlb_own_flushes; /* asked of one CPU ... */
+    uint64_t tlb_flushes;                       /* ... and of all */
+    /* TLB misses of SHADOW_USER, by kind of access and level of the leaf. */
+    uint64_t tlb_misses[3][3];
 };
 
 struct shadow;
@@ -146,6 +153,10 @@ size_t shadow_arena_bytes(unsigned tables);
 int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
                 const struct shadow_config *config,
                 const struct shadow_ops *ops);
+
+/* The calls that follow are this CPU's, below config.cpus: each has its own
+ * state, mode and root. CPU 0 is selected at first. */
+void shadow_select(struct shadow *s, unsigned cpu);
 
 /* The guest's control registers and whose accesses come next; CR3 too, which
  * is no flush when it stays the same (shadow_flush_all, where the change is
@@ -169,6 +180,20 @@ enum shadow_outcome shadow_fault(struct shadow *s, uint32_t error,
                                  const struct mmu_request *request,
                                  struct shadow_fault *fault);
 
+/* What the CPU would find by its current root, in software: true, and where,
+ * when a leaf allows the access. Not in the fixed entry. */
+bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
+                   uint64_t *pa);
+
+/* Somebody writes to a table in a way the caller can't emulate: it is none
+ * any longer, until a walk comes through it again. False when a CPU's root
+ * shadows it: that one can't be given up. */
+bool shadow_unshadow(struct shadow *s, uint64_t pa);
+
+/* After the one instruction: what this CPU's poisoned faults lifted is
+ * poisoned again, and stays in its TLB. */
+void shadow_repoison(struct shadow *s);
+
 /* Guest memory was changed by somebody who isn't the CPU on the shadow
  * tables, an emulated write included: after the write. */
 void shadow_guest_write(struct shadow *s, uint64_t pa, uint64_t bytes);
@@ -181,10 +206,6 @@ void shadow_flush_all(struct shadow *s);
 /* The host's mapping of guest frames changed or goes: after the change. */
 void shadow_host_changed(struct shadow *s, uint64_t first, uint64_t frames);
 
-void shadow_select(struct shadow *s, unsigned cpu);
-bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
-                   uint64_t *pa);
-bool shadow_unshadow(struct shadow *s, uint64_t pa);
 const struct shadow_stats *shadow_stats(const struct shadow *s);
 
 /* Shadow tables in use, and how many there are. */

@@ -54,6 +54,15 @@ bool frame_abandon(struct shadow *s, uint32_t frame)
     return true;
 }
 
+/* Does a CPU run on it? */
+static bool is_current(const struct shadow *s, uint32_t page)
+{
+    for (uint32_t i = 0; s->page[page].root && i < s->root_top; i++)
+        if (s->root[i].page == page)
+            return s->root[i].users;
+    return false;
+}
+
 static void detach(struct shadow *s, uint32_t page)
 {
     while (s->page[page].parents != NONE)
@@ -70,12 +79,12 @@ static void detach(struct shadow *s, uint32_t page)
  * many and no fault came through it: the guest has made it something else. */
 bool frame_flooded(struct shadow *s, uint32_t frame)
 {
-    uint32_t i, current = s->root[s->current].page;
+    uint32_t i;
     bool flooded = s->config.flood != 0;
 
     for (i = page_of_frame(s, frame, NONE); i != NONE;
          i = page_of_frame(s, frame, i))
-        if (++s->page[i].writes < s->config.flood || i == current)
+        if (++s->page[i].writes < s->config.flood || is_current(s, i))
             flooded = false;
     if (!flooded)
         return false;
@@ -83,6 +92,21 @@ bool frame_flooded(struct shadow *s, uint32_t frame)
         detach(s, i);
     s->stats.floods++;
     return true;
+}
+
+bool shadow_unshadow(struct shadow *s, uint64_t pa)
+{
+    uint32_t i, frame = (uint32_t)(pa >> 12);
+    bool given_up = pa >> 12 < FRAME_MAX;
+
+    for (i = page_of_frame(s, frame, NONE); i != NONE;
+         i = page_of_frame(s, frame, i))
+        if (is_current(s, i))
+            given_up = false;
+    while (given_up && (i = page_of_frame(s, frame, NONE)) != NONE)
+        detach(s, i);
+    shadow_settle(s);
+    return given_up;
 }
 
 static void resync(struct shadow *s, uint32_t page)

@@ -237,6 +237,8 @@ static void check_steady(const struct sheet *runs, unsigned row)
         {"cpu_profile", ""},
         {"levels", ""},
         {"costs", ""},
+        {"assist", ""},
+        {"shadow_roots", ""},
     };
 
     CU_ASSERT_EQUAL(runs->columns, sizeof expected / sizeof expected[0]);
@@ -424,7 +426,7 @@ static void check_whole(const char *folder, unsigned least, unsigned most)
     struct sheet *counters = sheet_of(folder, "counters.csv");
 
     CU_ASSERT(runs->rows > least && runs->rows <= most + 1);
-    CU_ASSERT_EQUAL(runs->columns, 25);
+    CU_ASSERT_EQUAL(runs->columns, 27);
     CU_ASSERT_EQUAL(exits->columns, 6);
     CU_ASSERT_EQUAL(counters->columns, 6);
     /* Each second row of runs.csv has two exits and one counter. */

@@ -760,10 +760,12 @@ static const struct {
     EVENT(roots_evicted, ALL),     EVENT(accessed_set, ALL),
     EVENT(dirty_set, ALL),         EVENT(invlpg, ALL),
     EVENT(cr3_loads, ALL),         EVENT(flushes, ALL),
-    EVENT(tlb_page_flushes, ALL),  EVENT(tlb_flushes, ALL),
+    EVENT(tlb_page_flushes, ALL),  EVENT(tlb_own_flushes, 0),
+    EVENT(tlb_flushes, ALL),
 };
 #define EVENTS (sizeof events / sizeof events[0])
-_Static_assert(EVENTS == sizeof(struct shadow_stats) / 8, "every event");
+_Static_assert(EVENTS == offsetof(struct shadow_stats, tlb_misses) / 8,
+               "every event but those of a poisoned shadow");
 
 static void add_events(const struct shadow_stats *stats, uint64_t *sum)
 {

@@ -1,5 +1,7 @@
 #include "vmm/memory.h"
 
+#include "mmu/entry.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/memfd.h>

@@ -12,7 +12,7 @@
 #define VMM_VM_H
 
 #include "base/why.h"
-#include "shadowpt/shadow.h"
+#include "shadowpt/policy.h"
 #include "workloads/abi.h"
 #include "workloads/api.h"
 
@@ -28,6 +28,7 @@
 
 enum vm_backing { VM_BACKING_4K, VM_BACKING_THP, VM_BACKING_2M, VM_BACKING_1G };
 
+struct shadow_stats;
 struct vm;
 
 /* Called on vCPU 0's thread. */
@@ -111,6 +112,7 @@ const char *vm_exit_name(unsigned reason);
 uint64_t vm_monitor_traps(const struct vm *vm, unsigned reason);
 /* "hidden_fault", "invlpg", ...; NULL for no reason. */
 const char *vm_trap_name(unsigned reason);
+/* NULL for a VM without a monitor. */
 const struct shadow_stats *vm_shadow_stats(const struct vm *vm);
 
 int vm_fd(const struct vm *vm);

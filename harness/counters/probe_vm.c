@@ -1,5 +1,6 @@
 #include "harness/counters/probe_vm.h"
 
+#include "mmu/entry.h"
 #include "workloads/abi.h"
 
 #include <errno.h>

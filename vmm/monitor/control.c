@@ -250,7 +250,7 @@ static int wrmsr(struct mon *m, struct mon_cpu *cpu)
     uint64_t value = mon_get_reg(cpu, 2, 4) << 32 | mon_get_reg(cpu, 0, 4);
     uint64_t *plain = plain_msr(cpu, msr);
 
-    if (holds_address(msr) && !mon_canonical(value))
+    if (holds_address(msr) && !mmu_canonical(value, 4))
         return bad(cpu);
     if (plain)
         *plain = value;

@@ -109,7 +109,6 @@ int mon_get_operand(struct mon *m, struct mon_cpu *cpu, const struct insn *insn,
                     unsigned n, uint64_t *value);
 int mon_set_operand(struct mon *m, struct mon_cpu *cpu, const struct insn *insn,
                     unsigned n, uint64_t value);
-bool mon_canonical(uint64_t va);
 
 /* control.c: control registers and MSRs */
 int mon_emulate_control(struct mon *m, struct mon_cpu *cpu,

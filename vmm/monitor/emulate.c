@@ -41,11 +41,6 @@ void mon_set_reg(struct mon_cpu *cpu, unsigned reg, unsigned size,
         *to = (*to & ~mask_of(size)) | (value & mask_of(size));
 }
 
-bool mon_canonical(uint64_t va)
-{
-    return (uint64_t)((int64_t)(va << 16) >> 16) == va;
-}
-
 uint64_t mon_address(struct mon *m, struct mon_cpu *cpu,
                      const struct insn *insn)
 {

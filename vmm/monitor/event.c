@@ -60,7 +60,7 @@ static int find_stack(struct mon *m, struct mon_cpu *cpu,
         if (mon_read(m, cpu, cpu->v.tr_base + offset, rsp, 8))
             return RAISED;
     }
-    if (!mon_canonical(*rsp))
+    if (!mmu_canonical(*rsp, 4))
         return mon_raise_error(cpu, VECTOR_SS, 0);
     *rsp &= ~15ull;
     return 0;
@@ -94,7 +94,7 @@ static int deliver(struct mon *m, struct mon_cpu *cpu, uint8_t vector,
     if (read_gate(m, cpu, vector, event, from_user, &gate) ||
         push_frame(m, cpu, &gate, from_user, has_error, error))
         return RAISED;
-    if (!mon_canonical(gate.handler))
+    if (!mmu_canonical(gate.handler, 4))
         return mon_raise_error(cpu, VECTOR_GP, 0);
     flags &= ~(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM);
     if (gate.type == 14)

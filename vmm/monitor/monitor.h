@@ -102,6 +102,7 @@ enum mon_call {
 };
 
 #define MON_FLUSH_PAGES 8
+#define MON_ADDRESSES   8
 
 struct mon_cpu {
     struct mon_frame frame; /* where the CPU and entry.S push */
@@ -122,9 +123,13 @@ struct mon_cpu {
 
     struct mon_virtual v;
     struct mon_exception exception;
-    uint64_t last_rip, last_address; /* of the last page fault ... */
-    unsigned repeats;                /* ... and how often in a row */
-    bool stepping;
+    /* Page faults of one instruction: where it is, the last addresses, and how
+     * often one of them came again. */
+    uint64_t last_rip, last_address[MON_ADDRESSES];
+    unsigned next_address, repeats;
+    /* One instruction of user code runs with TF set, its translations
+     * unpoisoned; `guest_tf` is what the guest had. */
+    bool stepping, guest_tf;
 
     enum mon_end end;
     uint64_t end_a, end_b;

@@ -162,7 +162,7 @@ int mon_iret(struct mon *m, struct mon_cpu *cpu, unsigned size)
     if (check_cs(m, cpu, (uint16_t)slot[1]) ||
         check_ss(m, cpu, (uint16_t)slot[4], slot[1] & 3))
         return RAISED;
-    if (!mon_canonical(slot[0]))
+    if (!mmu_canonical(slot[0], 4))
         return mon_raise_error(cpu, VECTOR_GP, 0);
     cpu->frame.rip = slot[0];
     cpu->frame.rsp = slot[3];
@@ -187,7 +187,7 @@ static int sysret(struct mon *m, struct mon_cpu *cpu, unsigned size)
         return mon_raise(cpu, VECTOR_UD);
     if (size != 8)
         return mon_end(cpu, MON_END_SEGMENT, base, 0);
-    if (!mon_canonical(cpu->frame.rcx))
+    if (!mmu_canonical(cpu->frame.rcx, 4))
         return mon_raise_error(cpu, VECTOR_GP, 0);
     cpu->frame.rip = cpu->frame.rcx;
     mon_set_rflags(m, cpu, (cpu->frame.r11 & flags) | RFLAGS_FIXED);
@@ -202,7 +202,7 @@ static int go_far(struct mon *m, struct mon_cpu *cpu, uint16_t cs, uint64_t rip)
     cs &= ~3u;
     if (check_cs(m, cpu, cs))
         return RAISED;
-    if (!mon_canonical(rip))
+    if (!mmu_canonical(rip, 4))
         return mon_raise_error(cpu, VECTOR_GP, 0);
     mon_set_cs_ss(cpu, cs, cpu->v.ss);
     cpu->frame.rip = rip;
@@ -263,7 +263,7 @@ static int return_far(struct mon *m, struct mon_cpu *cpu,
         check_cs(m, cpu, (uint16_t)slot[1]) ||
         check_ss(m, cpu, (uint16_t)slot[3], 3))
         return RAISED;
-    if (!mon_canonical(slot[0]))
+    if (!mmu_canonical(slot[0], 4))
         return mon_raise_error(cpu, VECTOR_GP, 0);
     cpu->frame.rip = slot[0];
     cpu->frame.rsp = slot[2] + release;
@@ -284,7 +284,7 @@ static int load_table(struct mon *m, struct mon_cpu *cpu,
 
     if (mon_read(m, cpu, mon_address(m, cpu, insn), &value, sizeof value))
         return RAISED;
-    if (!mon_canonical(value.base))
+    if (!mmu_canonical(value.base, 4))
         return mon_raise_error(cpu, VECTOR_GP, 0);
     if (insn->op == INSN_LIDT) {
         cpu->v.idt_base = value.base;

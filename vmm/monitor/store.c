@@ -275,7 +275,7 @@ static int call(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)
         target = next + (uint64_t)insn->imm;
     else if (mon_get_operand(m, cpu, insn, 0, &target))
         return RAISED;
-    if (!mon_canonical(target))
+    if (!mmu_canonical(target, 4))
         return mon_raise_error(cpu, VECTOR_GP, 0);
     if (mon_write(m, cpu, cpu->frame.rsp - 8, &next, 8))
         return RAISED;

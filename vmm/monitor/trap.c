@@ -81,20 +81,25 @@ int mon_update_mode(struct mon *m, struct mon_cpu *cpu)
 
 /* ---- Page faults ------------------------------------------------------- */
 
-/* An instruction that keeps faulting where each fault is answered makes no
- * progress: what one fill brings, the next takes away. */
+/* An instruction that faults at the same addresses over and over makes no
+ * progress: what one answer brings, the next takes away. */
 static int check_progress(struct mon_cpu *cpu)
 {
-    bool same = cpu->frame.rip == cpu->last_rip &&
-                cpu->fault_address == cpu->last_address;
+    bool again = false;
 
-    cpu->last_rip = cpu->frame.rip;
-    cpu->last_address = cpu->fault_address;
-    cpu->repeats = same ? cpu->repeats + 1 : 0;
-    if (cpu->repeats < REPEATS_MAX)
-        return 0;
-    return mon_end(cpu, MON_END_NO_PROGRESS, cpu->frame.rip,
-                   cpu->fault_address);
+    if (cpu->frame.rip != cpu->last_rip) {
+        cpu->last_rip = cpu->frame.rip;
+        cpu->repeats = 0;
+    }
+    for (unsigned i = 0; i < MON_ADDRESSES; i++)
+        again |= cpu->last_address[i] == cpu->fault_address;
+    if (!again)
+        cpu->last_address[cpu->next_address++ % MON_ADDRESSES] =
+            cpu->fault_address;
+    else if (++cpu->repeats == REPEATS_MAX)
+        return mon_end(cpu, MON_END_NO_PROGRESS, cpu->frame.rip,
+                       cpu->fault_address);
+    return 0;
 }
 
 static int write_traced(struct mon *m, struct mon_cpu *cpu, uint64_t pa)
@@ -110,7 +115,46 @@ static int write_traced(struct mon *m, struct mon_cpu *cpu, uint64_t pa)
     cpu->traps[MON_UNSHADOWED]++;
     if (!shadow_unshadow(m->shadow, pa))
         return mon_end(cpu, MON_END_INSTRUCTION, cpu->frame.rip, 0);
-    return 0;
+    return check_progress(cpu);
+}
+
+/* ---- One instruction at a time ----------------------------------------- */
+
+/* The user's own access has to load the translation: a CPU may keep apart what
+ * CPL 0 loads. */
+static void start_step(struct mon_cpu *cpu)
+{
+    if (!cpu->stepping)
+        cpu->guest_tf = cpu->frame.rflags & RFLAGS_TF;
+    cpu->stepping = true;
+}
+
+/* Whatever came, the guest sees its own TF. */
+static void hide_step(struct mon_cpu *cpu)
+{
+    if (!cpu->guest_tf)
+        cpu->frame.rflags &= ~RFLAGS_TF;
+}
+
+static void end_step(struct mon *m, struct mon_cpu *cpu)
+{
+    cpu->stepping = false;
+    shadow_repoison(m->shadow);
+}
+
+/* True when the trap was the step's own. */
+static bool stepped(struct mon *m, struct mon_cpu *cpu)
+{
+    if (!cpu->stepping)
+        return false;
+    hide_step(cpu);
+    if (cpu->frame.vector == VECTOR_PF)
+        return false; /* more of the same instruction's, or a fault of it */
+    end_step(m, cpu);
+    if (cpu->frame.vector != VECTOR_DB)
+        return false;
+    cpu->traps[MON_STEP]++;
+    return !cpu->guest_tf;
 }
 
 static int resolve(struct mon *m, struct mon_cpu *cpu,
@@ -122,6 +166,10 @@ static int resolve(struct mon *m, struct mon_cpu *cpu,
         shadow_fault(m->shadow, (uint32_t)cpu->frame.error, request, &fault)) {
     case SHADOW_FIXED:
         cpu->traps[MON_HIDDEN_FAULT]++;
+        return check_progress(cpu);
+    case SHADOW_POISONED:
+        cpu->traps[MON_POISONED]++;
+        start_step(cpu);
         return check_progress(cpu);
     case SHADOW_TRUE_FAULT:
         cpu->traps[MON_TRUE_FAULT]++;
@@ -277,6 +325,10 @@ static void leave(struct mon *m, struct mon_cpu *cpu)
     bool open =
         m->config.cpus > 1 || !cpu->v.user || (cpu->v.flags & RFLAGS_IF);
 
+    if (cpu->stepping && !cpu->v.user)
+        end_step(m, cpu);
+    if (cpu->stepping)
+        cpu->frame.rflags |= RFLAGS_TF;
     if (open)
         cpu->frame.rflags |= RFLAGS_IF;
     else
@@ -289,7 +341,8 @@ void mon_trap(struct mon *m, struct mon_cpu *cpu)
 {
     mon_lock(m, cpu);
     cpu->exception.pending = false;
-    dispatch(m, cpu);
+    if (!stepped(m, cpu))
+        dispatch(m, cpu);
     do
         mon_deliver_exception(m, cpu);
     while (!cpu->end && mon_interrupt(m, cpu));
