@@ -187,16 +187,29 @@ static uint8_t segment_of(ZydisRegister segment)
                : (uint8_t)(segment - ZYDIS_REGISTER_ES);
 }
 
-static void take_memory(const ZydisDecodedOperand *o, struct insn *insn)
+/* With mod 0 a SIB's base of 5 is none but a displacement, R13's number
+ * included (SDM vol. 2, table 2-3 and 2.2.1.2). Zydis 4.0 takes it for R13D
+ * when addresses have 32 bits. */
+static bool has_no_base(const ZydisDecodedInstruction *z)
 {
-    insn->segment = segment_of(o->mem.segment);
-    insn->base = reg_of(o->mem.base);
-    insn->index = reg_of(o->mem.index);
-    insn->scale = o->mem.scale ? o->mem.scale : 1;
-    insn->disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+    return z->attributes & ZYDIS_ATTRIB_HAS_SIB && !z->raw.modrm.mod &&
+           (z->raw.sib.base & 7) == 5;
 }
 
-static void take_operand(const ZydisDecodedOperand *o, struct insn *insn,
+static void take_memory(const ZydisDecodedInstruction *z,
+                        const ZydisDecodedOperand *o, struct insn *insn)
+{
+    insn->segment = segment_of(o->mem.segment);
+    insn->base = has_no_base(z) ? INSN_REG_NONE : reg_of(o->mem.base);
+    insn->index = reg_of(o->mem.index);
+    insn->scale = o->mem.scale ? o->mem.scale : 1;
+    insn->disp = has_no_base(z)                 ? z->raw.disp.value
+                 : o->mem.disp.has_displacement ? o->mem.disp.value
+                                                : 0;
+}
+
+static void take_operand(const ZydisDecodedInstruction *z,
+                         const ZydisDecodedOperand *o, struct insn *insn,
                          unsigned n)
 {
     struct insn_operand *to = &insn->operand[n];
@@ -217,7 +230,7 @@ static void take_operand(const ZydisDecodedOperand *o, struct insn *insn,
         break;
     case ZYDIS_OPERAND_TYPE_MEMORY:
         to->kind = INSN_OPERAND_MEMORY;
-        take_memory(o, insn);
+        take_memory(z, o, insn);
         break;
     default:
         break;
@@ -238,7 +251,7 @@ static void take_operands(const ZydisDecodedInstruction *z,
         /* IN and OUT name the accumulator; the port is the operand. */
         if ((insn->op == INSN_IN && i == 0) || (insn->op == INSN_OUT && i == 1))
             continue;
-        take_operand(&o[i], insn, n++);
+        take_operand(z, &o[i], insn, n++);
     }
 }
 
