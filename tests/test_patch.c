@@ -308,6 +308,7 @@ static void odd_symbols(void)
     s.symbols[5].st_shndx = SHN_ABS;
     symbol(&s, STT_NOTYPE, 1, 0);
     s.symbols[6].st_shndx = 3;
+    symbol(&s, STT_FUNC, 20, 16);
     CU_ASSERT_EQUAL(SITES(s), AT(0) | AT(2));
     moved = s;
     moved.header.e_shoff++;
