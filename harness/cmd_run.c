@@ -40,6 +40,9 @@ static const char run_help[] =
     "      --assist LIST      on: trap and pv handle traps in the VM; off: "
     "each in\n"
     "                         the VMM's process (default on)\n"
+    "      --tlb-misses poison  of trap and pv: count misses of the real TLB "
+    "without\n"
+    "                         a PMU, by page size (docs/monitor.md)\n"
     "      --cpu SPEC         pin to hwloc objects: core:0, pu:1, ...\n"
     "      --numa SPEC        take memory from these NUMA nodes: 0, 0-1, ...\n"
     "      --time-limit S     seconds a run may take (default 120)\n"
@@ -78,6 +81,7 @@ enum {
     OPT_PCID,
     OPT_SHADOW_POLICY,
     OPT_ASSIST,
+    OPT_TLB_MISSES,
     OPT_CPU,
     OPT_NUMA,
     OPT_TIME_LIMIT,
@@ -104,6 +108,7 @@ static const struct option options[] = {
     {"shadow-policy", required_argument, NULL, OPT_SHADOW_POLICY},
     {"shadow-roots", required_argument, NULL, OPT_SHADOW_ROOTS},
     {"assist", required_argument, NULL, OPT_ASSIST},
+    {"tlb-misses", required_argument, NULL, OPT_TLB_MISSES},
     {"pcid", no_argument, NULL, OPT_PCID},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"numa", required_argument, NULL, OPT_NUMA},
@@ -205,6 +210,17 @@ static bool take_flag(int option, struct run_arguments *arguments)
     return false;
 }
 
+static int take_tlb_misses(struct plan_request *request, struct why *why)
+{
+    request->tlb_poison = true;
+    return strcmp(optarg, "poison")
+               ? why_set(why, EINVAL,
+                         "--tlb-misses: '%s' is not poison, the one method "
+                         "there is",
+                         optarg)
+               : 0;
+}
+
 /* 0 to go on, otherwise an exit status + 1. */
 static int parse_arguments(int argc, char **argv,
                            struct run_arguments *arguments)
@@ -223,7 +239,9 @@ static int parse_arguments(int argc, char **argv,
             return 3;
         if (take_flag(option, arguments))
             continue;
-        if (option == OPT_FIRST_ID)
+        if (option == OPT_TLB_MISSES)
+            err = take_tlb_misses(&arguments->request, &why);
+        else if (option == OPT_FIRST_ID)
             err = number(optarg, "--first-id", 1u << 30, &arguments->first_id,
                          &why);
         else if ((option >= OPT_VCPUS && option <= OPT_SHADOW_ROOTS) ||

@@ -63,6 +63,27 @@ static void add_traps(const struct monitor_counts *now,
     }
 }
 
+/* Levels 1 to 3: 4 KiB, 2 MiB, 1 GiB. */
+static void add_tlb_misses(const struct monitor_counts *now,
+                           const struct monitor_counts *before,
+                           struct rows *rows)
+{
+    static const char *const accesses[] = {"load", "store"};
+    static const char *const pages[] = {"4k", "2m", "1g"};
+
+    for (unsigned a = 0; a < 2; a++)
+        for (unsigned l = 0; l < 3; l++) {
+            struct counter_row row = {
+                .source = "monitor", .scope = "guest_user", .unit = "misses"};
+
+            snprintf(row.name, sizeof row.name, "tlb_%s_misses_%s", accesses[a],
+                     pages[l]);
+            row.value = (double)(now->shadow.tlb_misses[a][l] -
+                                 before->shadow.tlb_misses[a][l]);
+            rows_add_counter(rows, &row);
+        }
+}
+
 void monitor_counts_add(const struct vm *vm,
                         const struct monitor_counts *before, struct rows *rows)
 {
@@ -72,6 +93,8 @@ void monitor_counts_add(const struct vm *vm,
         return;
     monitor_counts_read(vm, &now);
     add_traps(&now, before, rows);
+    if (vm_counts_tlb_misses(vm))
+        add_tlb_misses(&now, before, rows);
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
         struct counter_row row = {
             .source = "monitor", .scope = "vm", .unit = "events"};

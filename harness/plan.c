@@ -303,6 +303,7 @@ static int make_spec(const struct plan_request *request,
         .pcid = request->pcid,
         .uncounted = request->uncounted,
         .shadow_roots = request->shadow_roots,
+        .tlb_poison = request->tlb_poison,
     };
     if (!err)
         err = copy_text(spec->workload, sizeof spec->workload, workload->name,

@@ -23,6 +23,7 @@ struct plan_request {
     const char *policies; /* shadow policies of the software VMM */
     const char *assists;  /* on, off */
     unsigned shadow_roots;
+    bool tlb_poison;
     bool pcid, uncounted, switch_kvm;
     const char *cpu, *numa, *image;
 };

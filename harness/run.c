@@ -250,7 +250,7 @@ char *run_spec_to_json(const struct run_spec *s)
 {
     return dump(json_pack(
         "{s:s, s:s, s:s, s:o, s:o, s:s, s:o, s:o, s:o, s:i, s:i, s:i, s:b, "
-        "s:b, s:s, s:i, s:b, "
+        "s:b, s:s, s:i, s:b, s:b, "
         "s:s, s:s, s:s}",
         "technique", technique_name(s->technique), "platform",
         platform_name(s->platform), "workload", s->workload,
@@ -261,8 +261,8 @@ char *run_spec_to_json(const struct run_spec *s)
         s->vcpus, "rep", s->rep, "time_limit_s", s->time_limit_s, "pcid",
         s->pcid, "uncounted", s->uncounted, "shadow_policy",
         shadow_policy_name(s->shadow_policy), "shadow_roots", s->shadow_roots,
-        "no_assist", s->no_assist, "cpu", s->cpu, "numa", s->numa, "image",
-        s->image));
+        "tlb_poison", s->tlb_poison, "no_assist", s->no_assist, "cpu", s->cpu,
+        "numa", s->numa, "image", s->image));
 }
 
 static json_t *exit_to_json(const struct exit_row *row)
@@ -465,6 +465,7 @@ int run_spec_from_json(const char *text, struct run_spec *s, struct why *why)
         .shadow_policy = get_name(&r, "shadow_policy", policy_names, POLICIES),
         .shadow_roots = get_unsigned(&r, "shadow_roots", 0, SHADOW_ROOTS_MAX),
         .no_assist = get_bool(&r, "no_assist"),
+        .tlb_poison = get_bool(&r, "tlb_poison"),
     };
     get_text(&r, "workload", s->workload, sizeof s->workload);
     get_text(&r, "cpu", s->cpu, sizeof s->cpu);

@@ -59,9 +59,10 @@ struct run_spec {
     enum shadow_policy shadow_policy;
     unsigned shadow_roots; /* 0: the default */
     bool no_assist;
-    bool uncounted;   /* only time, only what costs nothing */
-    char cpu[64];     /* --cpu, "" for any */
-    char numa[64];    /* --numa, "" for any */
+    bool tlb_poison; /* count misses of the real TLB in the counted execution */
+    bool uncounted;  /* only time, only what costs nothing */
+    char cpu[64];    /* --cpu, "" for any */
+    char numa[64];   /* --numa, "" for any */
     char image[4096]; /* guest image to load, "" for ours */
 };
 

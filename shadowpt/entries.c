@@ -85,7 +85,7 @@ void entry_set_leaf(struct shadow *s, uint32_t entry, uint32_t frame,
         s->frame[entry] = frame;
         page->present++;
     }
-    if (is_poisoned_mode(s, page->key.role))
+    if (is_poisoned_mode(s, page->key.role) && (value & PTE_XD))
         value |= s->config.poison;
     s->entries[entry] = value;
 }

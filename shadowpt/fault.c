@@ -297,7 +297,8 @@ static void put_poison(struct shadow *s, uint32_t entry)
     /* The table may have become another meanwhile. */
     if (s->page[entry / PT_ENTRIES].used && s->entries[entry] &&
         spte_leaf(key->level, s->entries[entry]) &&
-        is_poisoned_mode(s, key->role) && !is_fixed(s, key, entry % PT_ENTRIES))
+        (s->entries[entry] & PTE_XD) && is_poisoned_mode(s, key->role) &&
+        !is_fixed(s, key, entry % PT_ENTRIES))
         s->entries[entry] |= s->config.poison;
 }
 
@@ -317,7 +318,8 @@ static bool lift(struct shadow *s, const struct mmu_request *request,
     struct lifted *lifted = &s->lifted[s->cpu];
     uint32_t entry = find_leaf(s, request->va, &fault->level);
 
-    if (entry == NONE || !(s->entries[entry] & s->config.poison) ||
+    if (entry == NONE || request->access == MMU_FETCH ||
+        !(s->entries[entry] & s->config.poison) ||
         !allows(s, request, s->entries[entry]))
         return false;
     if (lifted->count == LIFTED_MAX)

@@ -75,8 +75,7 @@ struct root {
     uint64_t used;        /* time of the last use */
 };
 
-/* Leaves that one instruction can need: its own bytes and two operands, each
- * across a page's end, and more for what gathers. */
+/* Between two calls of shadow_repoison; the monitor makes one each time. */
 #define LIFTED_MAX 16
 
 /* What each CPU has of its own. The selected one's is in struct shadow. */

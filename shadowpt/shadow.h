@@ -51,9 +51,10 @@ struct shadow_config {
     bool fixed;
     unsigned fixed_index;
     uint64_t fixed_entry[SHADOW_MODES];
-    /* 0, or a reserved bit of a leaf. Leaves of SHADOW_USER then have it, so
-     * that a miss of the real TLB faults, and a hit does not (BadgerTrap:
-     * Gandhi, Basu, Hill, Swift, CAN 2014). */
+    /* 0, or a reserved bit of a leaf. Leaves of SHADOW_USER that can't be
+     * executed then have it, so that a load or store that misses the real TLB
+     * faults, and a hit does not (BadgerTrap: Gandhi, Basu, Hill, Swift, ACM
+     * SIGARCH Computer Architecture News 42(2), 2014). */
     uint64_t poison;
 };
 
@@ -100,8 +101,8 @@ enum shadow_outcome {
     SHADOW_NOT_CANONICAL, /* #GP or #SS */
     /* The guest's tables allow it, but the address is in the fixed entry's. */
     SHADOW_RESERVED,
-    /* A TLB miss: the leaf works until shadow_repoison. Have the CPU do one
-     * instruction, which loads it into the TLB. */
+    /* A TLB miss: the leaf works until shadow_repoison. Have the CPU load it
+     * into its TLB with an access from CPL 3. */
     SHADOW_POISONED,
 };
 
@@ -137,8 +138,8 @@ struct shadow_stats {
     uint64_t invlpg, cr3_loads, flushes;
     uint64_t tlb_page_flushes, tlb_own_flushes; /* asked of one CPU ... */
     uint64_t tlb_flushes;                       /* ... and of all */
-    /* TLB misses of SHADOW_USER, by kind of access and level of the leaf. */
-    uint64_t tlb_misses[3][3];
+    /* Poisoned: loads and stores by level of the leaf. */
+    uint64_t tlb_misses[2][3];
 };
 
 struct shadow;
@@ -190,8 +191,8 @@ bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
  * shadows it: that one can't be given up. */
 bool shadow_unshadow(struct shadow *s, uint64_t pa);
 
-/* After the one instruction: what this CPU's poisoned faults lifted is
- * poisoned again, and stays in its TLB. */
+/* After that access: what this CPU's poisoned faults lifted is poisoned again,
+ * and stays in its TLB. */
 void shadow_repoison(struct shadow *s);
 
 /* Guest memory was changed by somebody who isn't the CPU on the shadow

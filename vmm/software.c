@@ -17,7 +17,9 @@
 #include <time.h>
 
 #define SLOT_MONITOR 2
-#define FLOOD        3
+/* Reserved in a leaf where MAXPHYADDR is below 52. */
+#define POISON (1ull << 51)
+#define FLOOD  3
 
 /* The monitor's page tables, one page each. */
 enum { TABLE_PDPT, TABLE_BOOT, TABLE_PD, TABLE_PT, TABLE_PT2, TABLE_WINDOW };
@@ -64,10 +66,11 @@ static uint64_t table_entry(const struct software *sw, unsigned n)
 
 #define OWN_LEAF (PTE_P | PTE_A | PTE_D)
 
-/* Text and constants can't be written, nothing else can be executed, and user
- * code can touch none of it. */
+/* Text and constants can't be written, nothing else can be executed, and CPL 3
+ * can touch none of it but one page: a load, and what traps after it. */
 static void map_own_memory(struct software *sw)
 {
+    static const uint8_t touch[] = {0x8a, 0x00, 0xf4}; /* MOV (RAX), AL; HLT */
     uint64_t *pd = table(sw, TABLE_PD), *pt = table(sw, TABLE_PT);
 
     table(sw, TABLE_PDPT)[0] = table_entry(sw, TABLE_PD);
@@ -78,6 +81,8 @@ static void map_own_memory(struct software *sw)
         pt[i] =
             (sw->pa + i * PAGE_4K) | OWN_LEAF | (text ? 0 : PTE_RW | PTE_XD);
     }
+    pt[MON_TOUCH / PAGE_4K] = (sw->pa + MON_TOUCH) | OWN_LEAF | PTE_US;
+    memcpy(sw->memory + MON_TOUCH, touch, sizeof touch);
     for (uint64_t i = 1; i < sw->bytes / PAGE_2M; i++)
         pd[i] = (sw->pa + i * PAGE_2M) | OWN_LEAF | PTE_RW | PTE_XD | PTE_PS;
 }
@@ -174,6 +179,7 @@ static void configure(struct software *sw)
     sw->config.roots = want->roots ? want->roots : VM_ROOTS_DEFAULT;
     sw->config.flood = FLOOD;
     sw->config.syscall_faults = want->syscall_faults;
+    sw->config.poison = want->poison ? POISON : 0;
 }
 
 /* ---- The vCPUs' start -------------------------------------------------- */
@@ -560,7 +566,6 @@ const char *vm_trap_name(unsigned reason)
         [MON_HYPERCALL - INSN_OPS] = "hypercall",
         [MON_KICKED - INSN_OPS] = "kicked",
         [MON_POISONED - INSN_OPS] = "poisoned",
-        [MON_STEP - INSN_OPS] = "step",
     };
 
     if (reason >= MON_REASONS)
@@ -568,6 +573,11 @@ const char *vm_trap_name(unsigned reason)
     if (reason >= MON_EXCEPTION)
         return exception_name(reason - MON_EXCEPTION);
     return reason < INSN_OPS ? insn_op_name(reason) : names[reason - INSN_OPS];
+}
+
+bool vm_counts_tlb_misses(const struct vm *vm)
+{
+    return vm->software && vm->software->config.poison;
 }
 
 /* The monitor's own pointers are addresses in its slot. */
@@ -598,6 +608,10 @@ int software_create(struct vm *vm, struct why *why)
     if (err)
         return err;
     configure(sw);
+    if (sw->config.poison && sw->config.physical_bits > 51)
+        return why_set(why, ENOTSUP,
+                       "this CPU has no reserved address bits, which counting "
+                       "TLB misses needs; leave out --tlb-misses");
     write_tables(sw);
     write_idt(sw);
     for (unsigned i = 0; i < vm->config.vcpus; i++)

@@ -47,6 +47,7 @@ struct vm_software {
     bool no_assist; /* each trap is handled in the VMM process */
     /* This KVM leaves SYSCALL at CPL 3, where its fetch faults (kvm_pvm). */
     bool syscall_faults;
+    bool poison; /* count misses of the TLB, by BadgerTrap's method */
 };
 
 struct vm_config {
@@ -112,6 +113,7 @@ const char *vm_exit_name(unsigned reason);
 uint64_t vm_monitor_traps(const struct vm *vm, unsigned reason);
 /* "hidden_fault", "invlpg", ...; NULL for no reason. */
 const char *vm_trap_name(unsigned reason);
+bool vm_counts_tlb_misses(const struct vm *vm);
 /* NULL for a VM without a monitor. */
 const struct shadow_stats *vm_shadow_stats(const struct vm *vm);
 

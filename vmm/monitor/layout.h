@@ -16,6 +16,7 @@
 #define MON_SHARED        0x100000 /* struct mon */
 #define MON_CONFIG        0x110000 /* struct mon_config, from the VMM */
 #define MON_IDT           0x111000
+#define MON_TOUCH         0x112000 /* code for CPL 3 (trap.c) */
 #define MON_CPUS          0x120000 /* MON_CPU_BYTES for each vCPU */
 #define MON_CPU_BYTES     0x8000
 #define MON_TABLES        0x220000 /* the slot's page tables, its PDPT first */

@@ -46,7 +46,6 @@ enum mon_reason {
     MON_HYPERCALL,
     MON_KICKED, /* by another vCPU */
     MON_POISONED,
-    MON_STEP,
     MON_EXCEPTION, /* + vector: the guest's own, but page faults */
     MON_REASONS = MON_EXCEPTION + 32
 };
@@ -127,9 +126,9 @@ struct mon_cpu {
      * often one of them came again. */
     uint64_t last_rip, last_address[MON_ADDRESSES];
     unsigned next_address, repeats;
-    /* One instruction of user code runs with TF set, its translations
-     * unpoisoned; `guest_tf` is what the guest had. */
-    bool stepping, guest_tf;
+    /* A translation is being loaded for the guest (trap.c); its state. */
+    bool touching;
+    uint64_t touch_rip, touch_rax, touch_rflags;
 
     enum mon_end end;
     uint64_t end_a, end_b;

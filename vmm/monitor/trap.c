@@ -118,43 +118,35 @@ static int write_traced(struct mon *m, struct mon_cpu *cpu, uint64_t pa)
     return check_progress(cpu);
 }
 
-/* ---- One instruction at a time ----------------------------------------- */
+/* ---- Poisoned translations --------------------------------------------- */
 
-/* The user's own access has to load the translation: a CPU may keep apart what
- * CPL 0 loads. */
-static void start_step(struct mon_cpu *cpu)
+/* A load of our own at CPL 3 brings the translation into the TLB: one from
+ * CPL 0 would not where a TLB keeps the two apart. The guest's instruction
+ * then runs again, and hits. */
+static void touch(struct mon_cpu *cpu)
 {
-    if (!cpu->stepping)
-        cpu->guest_tf = cpu->frame.rflags & RFLAGS_TF;
-    cpu->stepping = true;
+    cpu->touching = true;
+    cpu->touch_rip = cpu->frame.rip;
+    cpu->touch_rax = cpu->frame.rax;
+    cpu->touch_rflags = cpu->frame.rflags;
+    cpu->frame.rip = MON_BASE + MON_TOUCH;
+    cpu->frame.rax = cpu->fault_address;
+    cpu->frame.rflags &= ~(RFLAGS_TF | RFLAGS_AC);
 }
 
-/* Whatever came, the guest sees its own TF. */
-static void hide_step(struct mon_cpu *cpu)
+/* True when the trap was our load's own end, or its fault because another
+ * vCPU took the translation away: the guest's instruction tells. */
+static bool end_touch(struct mon *m, struct mon_cpu *cpu)
 {
-    if (!cpu->guest_tf)
-        cpu->frame.rflags &= ~RFLAGS_TF;
-}
+    bool ours =
+        cpu->frame.vector == VECTOR_GP || cpu->frame.vector == VECTOR_PF;
 
-static void end_step(struct mon *m, struct mon_cpu *cpu)
-{
-    cpu->stepping = false;
+    cpu->touching = false;
+    cpu->frame.rip = cpu->touch_rip;
+    cpu->frame.rax = cpu->touch_rax;
+    cpu->frame.rflags = cpu->touch_rflags;
     shadow_repoison(m->shadow);
-}
-
-/* True when the trap was the step's own. */
-static bool stepped(struct mon *m, struct mon_cpu *cpu)
-{
-    if (!cpu->stepping)
-        return false;
-    hide_step(cpu);
-    if (cpu->frame.vector == VECTOR_PF)
-        return false; /* more of the same instruction's, or a fault of it */
-    end_step(m, cpu);
-    if (cpu->frame.vector != VECTOR_DB)
-        return false;
-    cpu->traps[MON_STEP]++;
-    return !cpu->guest_tf;
+    return ours;
 }
 
 static int resolve(struct mon *m, struct mon_cpu *cpu,
@@ -169,7 +161,7 @@ static int resolve(struct mon *m, struct mon_cpu *cpu,
         return check_progress(cpu);
     case SHADOW_POISONED:
         cpu->traps[MON_POISONED]++;
-        start_step(cpu);
+        touch(cpu);
         return check_progress(cpu);
     case SHADOW_TRUE_FAULT:
         cpu->traps[MON_TRUE_FAULT]++;
@@ -325,10 +317,6 @@ static void leave(struct mon *m, struct mon_cpu *cpu)
     bool open =
         m->config.cpus > 1 || !cpu->v.user || (cpu->v.flags & RFLAGS_IF);
 
-    if (cpu->stepping && !cpu->v.user)
-        end_step(m, cpu);
-    if (cpu->stepping)
-        cpu->frame.rflags |= RFLAGS_TF;
     if (open)
         cpu->frame.rflags |= RFLAGS_IF;
     else
@@ -341,7 +329,7 @@ void mon_trap(struct mon *m, struct mon_cpu *cpu)
 {
     mon_lock(m, cpu);
     cpu->exception.pending = false;
-    if (!stepped(m, cpu))
+    if (!cpu->touching || !end_touch(m, cpu))
         dispatch(m, cpu);
     do
         mon_deliver_exception(m, cpu);
