@@ -55,7 +55,8 @@ static void systematic(struct slots *slots, uint64_t *random)
         unsigned opcode = n >> 6;
         size_t used = strlen(prefix);
 
-        memcpy(slot, prefix, used);
+        for (size_t i = 0; i < used; i++)
+            slot[i] = (uint8_t)prefix[i];
         if (opcode > 255)
             slot[used++] = 0x0f;
         slot[used++] = (uint8_t)opcode;
@@ -637,11 +638,16 @@ static void names(void)
     for (unsigned op = 0; op < INSN_OPS; op++) {
         const char *name = insn_op_name(op);
 
-        CU_ASSERT_PTR_NOT_NULL_FATAL(name);
+        CU_ASSERT_PTR_NOT_NULL(name);
+        if (!name)
+            continue;
         CU_ASSERT_EQUAL(strspn(name, "abcdefghijklmnopqrstuvwxyz_0123456789"),
                         strlen(name));
-        for (unsigned n = 0; n < op; n++)
-            CU_ASSERT(strcmp(name, insn_op_name(n)) != 0);
+        for (unsigned n = 0; n < op; n++) {
+            const char *other = insn_op_name(n);
+
+            CU_ASSERT(other && strcmp(name, other) != 0);
+        }
     }
     CU_ASSERT_PTR_NULL(insn_op_name(INSN_OPS));
 }

@@ -370,14 +370,14 @@ static void finish(struct patch_list *list)
     list->count = kept;
 }
 
-int patch_find(const void *bytes, size_t size, struct patch_list *list,
+int patch_find(const void *image, size_t bytes, struct patch_list *list,
                struct why *why)
 {
-    struct image im = {.bytes = bytes, .size = size, .list = list, .why = why};
+    struct image im = {.bytes = image, .size = bytes, .list = list, .why = why};
     int err;
 
     *list = (struct patch_list){.patches = NULL};
-    err = elf_header(bytes, size, &im.header, why);
+    err = elf_header(image, bytes, &im.header, why);
     if (!err)
         err = check_sections(&im);
     if (!err)
