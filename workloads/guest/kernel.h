@@ -126,7 +126,7 @@ struct pv {
     uint64_t start, end;   /* all of that memory */
     uint32_t *free_frames; /* given back: frame numbers */
     unsigned free_count, count;
-    struct pv_update batch[PV_BATCH];
+    struct pv_update batch[PV_BATCH] __attribute__((aligned(16)));
 };
 
 struct kernel {

@@ -107,33 +107,29 @@ static void nano_ptemod(struct cpu *cpu, uint64_t operations)
         change(cpu->kernel, entry, pa[operations & 1]);
 }
 
-/* An operation is BATCH entries changed, each to another frame, and a flush.
- * All are in use. */
+/* An operation is BATCH entries changed, each to another frame, a flush, and a
+ * load from each page. */
 #define BATCH      1000
 #define BATCH_BASE (NANO_BASE + (32ull << 30))
 
 static void nano_ptebatch(struct cpu *cpu, uint64_t operations)
 {
     struct kernel *k = cpu->kernel;
-    bool fresh = operations == WARM_UP;
-    uint64_t pa[2] = {0, 0};
+    uint64_t pa[2] = {0, 0}, *table[2];
 
     nano_page(k, pa);
+    for (unsigned i = 0; i < 2; i++) {
+        table[i] = space_kernel_entry(k, BATCH_BASE + i * PAGE_2M, 1);
+        if (!table[i])
+            kernel_panic("the VM has too little memory");
+    }
     for (; operations; operations--) {
-        uint64_t *entry = NULL;
-
-        for (unsigned i = 0; i < BATCH; i++) {
-            uint64_t va = BATCH_BASE + i * PAGE_4K;
-
-            entry = entry && pt_index(va, 1) ? entry + 1
-                                             : space_kernel_entry(k, va, 1);
-            if (!entry)
-                kernel_panic("the VM has too little memory");
-            pt_write(k, entry, pa[operations & 1]);
-        }
+        for (unsigned i = 0; i < BATCH; i++)
+            pt_write(k, &table[i / PT_ENTRIES][i % PT_ENTRIES],
+                     pa[operations & 1]);
         pt_sync(k);
         flush_tlb_own();
-        for (unsigned i = 0; fresh && i < BATCH; i++)
+        for (unsigned i = 0; i < BATCH; i++)
             (void)*(volatile uint8_t *)(BATCH_BASE + i * PAGE_4K);
     }
 }
