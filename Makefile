@@ -40,7 +40,7 @@ WL_SRC     := $(wildcard workloads/*.c workloads/memory/*.c workloads/os/*.c)
 SHIM_SRC   := $(wildcard workloads/linux/*.c)
 # The monitor's core serves in the VM and in the VMM's process.
 MONITOR_CORE := $(filter-out %/start.c %/libc.c,$(wildcard vmm/monitor/*.c))
-HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c ept/*.c trace/*.c \
+HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c directpt/*.c ept/*.c trace/*.c \
                 model/*.c vmm/*.c harness/*.c harness/counters/*.c \
                 workloads/model/*.c) $(SHIM_SRC) $(MONITOR_CORE)
 TEST_SRC   := $(wildcard tests/*.c)
@@ -64,7 +64,7 @@ FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-all: $B/memvirt $B/guest.elf ## Build the command and the guest image
+all: $B/memvirt $B/guest.elf $B/guest-pv.elf ## Build the command and the guest image
 
 $B/memvirt: $(HOSTED_OBJ) $(HOSTED_ASM) $(WL_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
@@ -103,12 +103,15 @@ $B/obj/traced/workloads.o: $(TRACED_WL_OBJ)
 
 # ---- The guest image: a user program inside a kernel, one ELF64 -----------
 
-GUEST_KERNEL_OBJ := $(call obj,$(addprefix workloads/guest/,boot.S entry.S \
-                      main.c phys.c space.c trap.c process.c smp.c nano.c \
-                      paging.c paging_cases.c paging_access.S selftest.c \
-                      selftest_state.c selftest_segment.c selftest_trap.c \
-                      selftest_paging.c selftest_probe.S audit.c)) \
-                    $B/obj/workloads/guest/mmu_walk.o $B/obj/workloads/audit_insn.o
+GUEST_KERNEL := boot entry main phys space trap process smp nano paging \
+                paging_cases paging_access mmu_walk selftest selftest_state \
+                selftest_segment selftest_trap selftest_paging selftest_probe \
+                audit
+GUEST_KERNEL_OBJ := $(GUEST_KERNEL:%=$B/obj/workloads/guest/%.o) \
+                    $B/obj/workloads/audit_insn.o
+# The same kernel, asking a monitor for what it would do itself.
+GUEST_PV_OBJ     := $(GUEST_KERNEL:%=$B/obj/pv/%.o) $B/obj/pv/pv.o \
+                    $B/obj/workloads/audit_insn.o
 GUEST_USER_C     := $(call obj,$(addprefix workloads/guest/,user.c \
                       selftest_user.c selftest_user_state.c))
 GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S \
@@ -131,6 +134,18 @@ $B/obj/workloads/guest/%.o: workloads/guest/%.S
 	@mkdir -p $(@D)
 	$(call Q,AS)$(CC) -I. -MMD -MP -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
 
+$B/obj/pv/%.o: workloads/guest/%.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -DGUEST_PV -c -o $@ $<
+
+$B/obj/pv/mmu_walk.o: mmu/walk.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+
+$B/obj/pv/%.o: workloads/guest/%.S
+	@mkdir -p $(@D)
+	$(call Q,AS)$(CC) -I. -MMD -MP -DGUEST_PV -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
+
 $(GUEST_USER_C): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(WL_CFLAGS) -c -o $@ $<
@@ -146,10 +161,13 @@ $B/user.elf: $B/obj/workloads/guest/user.ld $(GUEST_USER_OBJ) $(WL_OBJ)
 $B/user.bin: $B/user.elf
 	$(call Q,COPY)objcopy -O binary $< $@
 
-$B/obj/workloads/guest/entry.o: $B/user.bin
+$B/obj/workloads/guest/entry.o $B/obj/pv/entry.o: $B/user.bin
 
 $B/guest.elf: $B/obj/workloads/guest/kernel.ld $(GUEST_KERNEL_OBJ)
 	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 -T $< -o $@ $(GUEST_KERNEL_OBJ)
+
+$B/guest-pv.elf: $B/obj/workloads/guest/kernel.ld $(GUEST_PV_OBJ)
+	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 -T $< -o $@ $(GUEST_PV_OBJ)
 
 # ---- The monitor: freestanding, linked at its own addresses ----------------
 
@@ -159,7 +177,7 @@ MONITOR_CFLAGS = $(BASE_CFLAGS) -ffreestanding -fpie -fvisibility=hidden \
             -mno-red-zone -mgeneral-regs-only -flto -O3
 MONITOR_OBJ := $(patsubst %,$B/obj/monitor/%.o,$(basename vmm/monitor/entry.S \
                  vmm/monitor/start.c vmm/monitor/libc.c $(MONITOR_CORE) mmu/walk.c \
-                 $(wildcard shadowpt/*.c)))
+                 $(wildcard shadowpt/*.c directpt/*.c)))
 
 $B/obj/monitor/%.o: %.c
 	@mkdir -p $(@D)
@@ -245,6 +263,7 @@ install: ## Install under PREFIX (/usr/local)
 	    MEMVIRT_BUILD=$(PREFIX)/lib/memvirt all
 	install -D build/install/memvirt $(DESTDIR)$(PREFIX)/lib/memvirt/memvirt
 	install -D -m 644 build/install/guest.elf $(DESTDIR)$(PREFIX)/lib/memvirt/guest.elf
+	install -D -m 644 build/install/guest-pv.elf $(DESTDIR)$(PREFIX)/lib/memvirt/guest-pv.elf
 	mkdir -p $(DESTDIR)$(PREFIX)/share/memvirt/mmu \
 	    $(DESTDIR)$(PREFIX)/share/memvirt/model $(DESTDIR)$(PREFIX)/bin
 	cp -r scripts $(DESTDIR)$(PREFIX)/share/memvirt/

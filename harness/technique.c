@@ -23,6 +23,7 @@ const struct technique_ops *technique_ops(enum technique technique)
         [TECH_SHADOW] = &technique_shadow,
         [TECH_NESTED] = &technique_nested,
         [TECH_TRAP] = &technique_trap,
+        [TECH_PV] = &technique_pv,
     };
 
     return table[technique];

@@ -121,6 +121,11 @@ static int create_memory(struct software *sw, struct why *why)
                  : RAM_HOLE_END;
     sw->config.arena_bytes = shadow_arena_bytes(arena_tables(vm));
     sw->bytes = MON_ARENA + sw->config.arena_bytes;
+    if (vm->config.software->pv) {
+        sw->config.frames = (sw->bytes + PAGE_4K - 1) & ~(PAGE_4K - 1);
+        sw->bytes =
+            sw->config.frames + sw->pa / PAGE_4K * sizeof(struct direct_frame);
+    }
     sw->bytes = (sw->bytes + PAGE_2M - 1) & ~(PAGE_2M - 1);
     if (sw->bytes > PAGE_1G || vm->memory.ram_bytes > MON_WINDOW_MAX)
         return why_set(why, ENOTSUP,
@@ -178,6 +183,7 @@ static void configure(struct software *sw)
     sw->config.policy = want->policy;
     sw->config.roots = want->roots ? want->roots : VM_ROOTS_DEFAULT;
     sw->config.flood = FLOOD;
+    sw->config.pv = want->pv;
     sw->config.syscall_faults = want->syscall_faults;
     sw->config.poison = want->poison ? POISON : 0;
 }

@@ -39,6 +39,22 @@ static int bad(struct mon_cpu *cpu)
     return mon_raise_error(cpu, VECTOR_GP, 0);
 }
 
+static void flush(struct mon *m, struct mon_cpu *cpu)
+{
+    if (cpu->direct)
+        mon_flush_own(m);
+    else
+        shadow_flush_all(m->shadow);
+}
+
+static void invlpg(struct mon *m, struct mon_cpu *cpu, uint64_t va)
+{
+    if (cpu->direct)
+        mon_flush_page(m, va);
+    else
+        shadow_invlpg(m->shadow, va);
+}
+
 /* ---- Control registers ------------------------------------------------- */
 
 /* Paging can't be turned off in 64-bit mode (SDM vol. 2, MOV to CR). */
@@ -55,7 +71,7 @@ static int set_cr0(struct mon *m, struct mon_cpu *cpu, uint64_t value)
     if ((old ^ cpu->v.cr0) & CR0_WP) {
         if (mon_update_mode(m, cpu))
             return RAISED;
-        shadow_flush_all(m->shadow);
+        flush(m, cpu);
     }
     return 0;
 }
@@ -66,8 +82,14 @@ static int set_cr3(struct mon *m, struct mon_cpu *cpu, uint64_t value)
         value &= ~CR3_NO_FLUSH;
     if ((value & ~CR3_NO_FLUSH) >> m->config.physical_bits)
         return bad(cpu);
+    /* A root that is not a hypercall's was not validated. */
+    if (cpu->direct && value != cpu->v.cr3)
+        return bad(cpu);
     cpu->v.cr3 = value & ~CR3_NO_FLUSH;
-    shadow_set_cr3(m->shadow, cpu->v.cr3);
+    if (cpu->direct)
+        mon_flush_own(m);
+    else
+        shadow_set_cr3(m->shadow, cpu->v.cr3);
     return 0;
 }
 
@@ -83,7 +105,7 @@ static int set_cr4(struct mon *m, struct mon_cpu *cpu, uint64_t value)
     if ((old ^ value) & CR4_PAGING) {
         if (mon_update_mode(m, cpu))
             return RAISED;
-        shadow_flush_all(m->shadow);
+        flush(m, cpu);
     }
     return 0;
 }
@@ -238,7 +260,7 @@ static int set_efer(struct mon *m, struct mon_cpu *cpu, uint64_t value)
     if ((old ^ cpu->v.efer) & EFER_NXE) {
         if (mon_update_mode(m, cpu))
             return RAISED;
-        shadow_flush_all(m->shadow);
+        flush(m, cpu);
     }
     return 0;
 }
@@ -281,7 +303,7 @@ static int invpcid(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)
         return RAISED;
     if (mon_get_reg(cpu, insn->operand[0].reg, 8) > 3)
         return bad(cpu);
-    shadow_flush_all(m->shadow);
+    flush(m, cpu);
     return 0;
 }
 
@@ -304,7 +326,7 @@ int mon_emulate_control(struct mon *m, struct mon_cpu *cpu,
         cpu->v.cr0 &= ~CR0_TS;
         return 0;
     case INSN_INVLPG:
-        shadow_invlpg(m->shadow, mon_address(m, cpu, insn));
+        invlpg(m, cpu, mon_address(m, cpu, insn));
         return 0;
     case INSN_INVPCID:
         return invpcid(m, cpu, insn);

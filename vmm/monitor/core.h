@@ -64,6 +64,8 @@ struct mmu_state mon_mmu_state(const struct mon *m, const struct mon_cpu *cpu);
 
 /* memory.c: guest memory, with the rights of the virtual CPL; `implicit` ones
  * are the kernel's. */
+/* The guest's tables, for a walker. */
+struct mmu_memory mon_tables(struct mon *m);
 void *mon_ram(const struct mon *m, uint64_t pa, uint64_t bytes);
 int mon_read(struct mon *m, struct mon_cpu *cpu, uint64_t va, void *to,
              unsigned bytes);
@@ -74,6 +76,10 @@ int mon_probe_write(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                     unsigned bytes);
 /* The instruction at RIP; it stays until the next call. */
 int mon_fetch(struct mon *m, struct mon_cpu *cpu, const struct insn **insn);
+/* Of this vCPU's TLB, for the way back into the guest; and every TLB, now. */
+void mon_flush_page(void *arg, uint64_t va);
+void mon_flush_own(void *arg);
+void mon_flush_all(void *arg);
 int mon_memory_init(struct mon *m, uint8_t *arena);
 
 /* event.c */
@@ -97,6 +103,19 @@ int mon_enter_user(struct mon *m, struct mon_cpu *cpu, uint16_t cs,
 int mon_emulate_segment(struct mon *m, struct mon_cpu *cpu,
                         const struct insn *insn);
 int mon_iret(struct mon *m, struct mon_cpu *cpu, unsigned size);
+
+/* The checks of IRET: to this CPL's or an outer one's code. */
+int mon_check_return(struct mon *m, struct mon_cpu *cpu, uint16_t cs,
+                     uint16_t ss, uint64_t rip);
+
+/* pv.c */
+int mon_direct_locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
+                      enum mmu_access access, uint64_t *pa);
+void mon_direct_enter(struct mon *m, struct mon_cpu *cpu);
+int mon_direct_fault(struct mon_cpu *cpu);
+int mon_direct_syscall(struct mon *m, struct mon_cpu *cpu);
+int mon_hypercall(struct mon *m, struct mon_cpu *cpu);
+void mon_direct_init(struct mon *m, void *frames);
 
 /* emulate.c */
 int mon_emulate(struct mon *m, struct mon_cpu *cpu, const struct insn *insn);

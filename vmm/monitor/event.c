@@ -116,8 +116,11 @@ int mon_deliver(struct mon *m, struct mon_cpu *cpu, uint8_t vector,
     cpu->v.user = false;
     if (from_user && mon_update_mode(m, cpu))
         return RAISED;
-    if (!deliver(m, cpu, vector, has_error, error, event, from_user))
+    if (!deliver(m, cpu, vector, has_error, error, event, from_user)) {
+        if (cpu->direct && vector == VECTOR_PF)
+            mon_write(m, cpu, cpu->pv_cr2, &cpu->v.cr2, 8);
         return 0;
+    }
     cpu->v.user = from_user;
     mon_set_cs_ss(cpu, cs, ss);
     if (from_user)
@@ -167,6 +170,10 @@ int mon_syscall(struct mon *m, struct mon_cpu *cpu)
     uint16_t cs = (uint16_t)(cpu->v.star >> 32) & ~3u;
     bool from_user = cpu->v.user;
 
+    if (m->config.pv && !from_user)
+        return mon_hypercall(m, cpu);
+    if (cpu->direct)
+        return mon_direct_syscall(m, cpu);
     cpu->traps[MON_SYSCALL]++;
     if (!(cpu->v.efer & EFER_SCE)) {
         cpu->frame.rip -= 2;

@@ -45,6 +45,11 @@ static int table_set(void *arg, uint64_t pa, uint64_t old, uint64_t bits)
                : -EAGAIN;
 }
 
+struct mmu_memory mon_tables(struct mon *m)
+{
+    return (struct mmu_memory){table_read, table_set, m};
+}
+
 /* Guest frames are where they say: the VM has nobody else's memory. A slot
  * ends at a multiple of 2 MiB, so that large frames are whole ones; larger
  * shadow pages not every KVM allows. */
@@ -65,7 +70,7 @@ static int frame_find(void *arg, uint64_t guest_frame,
     return 0;
 }
 
-static void flush_page(void *arg, uint64_t va)
+void mon_flush_page(void *arg, uint64_t va)
 {
     struct mon_cpu *cpu = ((struct mon *)arg)->current;
 
@@ -75,18 +80,18 @@ static void flush_page(void *arg, uint64_t va)
         cpu->flush_pages++;
 }
 
-static void flush_own(void *arg)
+void mon_flush_own(void *arg)
 {
     ((struct mon *)arg)->current->flush_pages = MON_FLUSH_PAGES + 1;
 }
 
 /* A vCPU that is in the guest comes into the monitor, and flushes before it
  * goes back; one that is in the monitor flushes then too. */
-static void flush_all(void *arg)
+void mon_flush_all(void *arg)
 {
     struct mon *m = arg;
 
-    flush_own(arg);
+    mon_flush_own(arg);
     for (unsigned i = 0; i < m->config.cpus; i++)
         if (mon_cpu(m, i) != m->current)
             __atomic_store_n(&mon_cpu(m, i)->flush_wanted, true,
@@ -107,11 +112,11 @@ static void flush_all(void *arg)
 int mon_memory_init(struct mon *m, uint8_t *arena)
 {
     const struct shadow_ops ops = {
-        .memory = {table_read, table_set, m},
+        .memory = mon_tables(m),
         .frame = frame_find,
-        .flush_page = flush_page,
-        .flush_own = flush_own,
-        .flush_all = flush_all,
+        .flush_page = mon_flush_page,
+        .flush_own = mon_flush_own,
+        .flush_all = mon_flush_all,
     };
     const uint64_t tables = m->config.pa + MON_TABLES;
     const uint64_t flags = PTE_P | PTE_RW | PTE_US | PTE_A;
@@ -161,6 +166,8 @@ static int locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
     enum shadow_outcome outcome;
 
     *traced = false;
+    if (cpu->direct)
+        return mon_direct_locate(m, cpu, va, access, pa);
     if (shadow_lookup(m->shadow, va, access, pa))
         return 0;
     outcome = shadow_fault(m->shadow, 0, &request, &fault);

@@ -17,6 +17,7 @@
 #ifndef VMM_MONITOR_MONITOR_H
 #define VMM_MONITOR_MONITOR_H
 
+#include "directpt/direct.h"
 #include "shadowpt/shadow.h"
 #include "vmm/monitor/insn.h"
 #include "vmm/monitor/layout.h"
@@ -121,6 +122,10 @@ struct mon_cpu {
     volatile bool in_guest;
 
     struct mon_virtual v;
+    /* pv, on the guest's own tables. */
+    bool direct, left;
+    uint64_t kernel_root, user_root, pv_syscall, pv_cr2;
+    uint64_t left_root[2]; /* see pv.c */
     struct mon_exception exception;
     /* Page faults of one instruction: where it is, the last addresses, and how
      * often one of them came again. */
@@ -149,11 +154,13 @@ struct mon_cpu {
 struct mon_config {
     unsigned cpus;
     bool assist;
+    bool pv;             /* the guest kernel makes hypercalls */
     bool syscall_faults; /* SYSCALL arrives as a #PF on the fetch (kvm_pvm) */
     unsigned physical_bits;
     uint64_t low_end, high_end; /* RAM: 0 .. low_end, 4 GiB .. high_end */
     uint64_t pa;                /* of the monitor's memory */
     uint64_t arena_bytes;
+    uint64_t frames; /* pv: offset of the frames' types, zeroed */
     enum shadow_policy policy;
     unsigned roots, flood;
     uint64_t poison;
@@ -193,6 +200,7 @@ struct mon {
     struct mon_config config;
     struct mon_ops ops;
     struct shadow *shadow;
+    struct direct direct;        /* pv */
     uint8_t *ram_low, *ram_high; /* guest-physical 0, and 4 GiB */
     struct mon_cpu *cpus;        /* MON_CPU_BYTES apart */
     struct mon_site *sites;

@@ -149,6 +149,14 @@ static int check_ss(struct mon *m, struct mon_cpu *cpu, uint16_t ss,
     return 0;
 }
 
+int mon_check_return(struct mon *m, struct mon_cpu *cpu, uint16_t cs,
+                     uint16_t ss, uint64_t rip)
+{
+    if (check_cs(m, cpu, cs) || check_ss(m, cpu, ss, cs & 3))
+        return RAISED;
+    return mmu_canonical(rip, 4) ? 0 : mon_raise_error(cpu, VECTOR_GP, 0);
+}
+
 /* SDM vol. 2, IRET: in 64-bit mode SS:RSP is always popped. */
 int mon_iret(struct mon *m, struct mon_cpu *cpu, unsigned size)
 {
@@ -159,11 +167,8 @@ int mon_iret(struct mon *m, struct mon_cpu *cpu, unsigned size)
             return RAISED;
     if (size == 2)
         loadable &= 0xffff;
-    if (check_cs(m, cpu, (uint16_t)slot[1]) ||
-        check_ss(m, cpu, (uint16_t)slot[4], slot[1] & 3))
+    if (mon_check_return(m, cpu, (uint16_t)slot[1], (uint16_t)slot[4], slot[0]))
         return RAISED;
-    if (!mmu_canonical(slot[0], 4))
-        return mon_raise_error(cpu, VECTOR_GP, 0);
     cpu->frame.rip = slot[0];
     cpu->frame.rsp = slot[3];
     mon_set_rflags(m, cpu,

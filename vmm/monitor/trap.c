@@ -73,7 +73,8 @@ int mon_update_mode(struct mon *m, struct mon_cpu *cpu)
 {
     struct mmu_state state = mon_mmu_state(m, cpu);
 
-    if (shadow_set_state(m->shadow, &state,
+    if (!cpu->direct &&
+        shadow_set_state(m->shadow, &state,
                          cpu->v.user ? SHADOW_USER : SHADOW_KERNEL))
         return mon_end(cpu, MON_END_PAGING, cpu->v.cr4, cpu->v.cr0);
     return 0;
@@ -204,7 +205,7 @@ static int page_fault(struct mon *m, struct mon_cpu *cpu)
         cpu->frame.rflags = cpu->frame.r11;
         return mon_syscall(m, cpu);
     }
-    return resolve(m, cpu, &request);
+    return cpu->direct ? mon_direct_fault(cpu) : resolve(m, cpu, &request);
 }
 
 /* ---- Other exceptions -------------------------------------------------- */
@@ -321,7 +322,9 @@ static void leave(struct mon *m, struct mon_cpu *cpu)
         cpu->frame.rflags |= RFLAGS_IF;
     else
         cpu->frame.rflags &= ~RFLAGS_IF;
-    cpu->cr3 = shadow_root(m->shadow);
+    cpu->cr3 = !cpu->direct  ? shadow_root(m->shadow)
+               : cpu->v.user ? cpu->user_root
+                             : cpu->kernel_root;
     cpu->user_gdt = cpu->v.user;
 }
 
@@ -329,6 +332,7 @@ void mon_trap(struct mon *m, struct mon_cpu *cpu)
 {
     mon_lock(m, cpu);
     cpu->exception.pending = false;
+    mon_direct_enter(m, cpu);
     if (!cpu->touching || !end_touch(m, cpu))
         dispatch(m, cpu);
     do
@@ -389,5 +393,7 @@ int mon_init(struct mon *m, const struct mon_config *config,
         .sites = (struct mon_site *)(memory + MON_SITES),
         .site_mask = 8191,
     };
+    if (config->pv)
+        mon_direct_init(m, memory + config->frames);
     return mon_memory_init(m, memory + MON_ARENA);
 }

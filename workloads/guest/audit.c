@@ -65,7 +65,8 @@ static void map_low_page(struct kernel *k)
     uint64_t pa = phys_alloc(k, 1);
 
     *(uint16_t *)phys_to_virt(pa) = JMP_RAX;
-    *entry = pa | PTE_P | PTE_A;
+    pt_write(k, entry, pa | PTE_P | PTE_A | KERNEL_US);
+    pt_sync(k);
 }
 
 /* What the instruction is to give, the state for it made. */

@@ -25,12 +25,14 @@
 #include "workloads/guest/layout.h"
 #include "workloads/guest/syscalls.h"
 
-/* The model runs space.c and phys.c in a process of the host. */
+/* The model runs space.c and phys.c in a process of the host; a kernel built
+ * with GUEST_PV asks a monitor for what others do themselves. */
 #ifdef GUEST_HOSTED
 #include "workloads/model/insn.h"
 #else
 #include "workloads/guest/insn.h"
 #endif
+#include "workloads/hypercall.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -55,9 +57,10 @@ struct vma {
 #define SPACE_EXEC 4u
 
 struct space {
-    uint64_t *root; /* PML4 or PML5, through the direct map */
-    uint64_t cr3;   /* its physical address, and the PCID */
-    bool tagged;    /* its PCID holds no older space's translations */
+    uint64_t *root;     /* PML4 or PML5, through the direct map */
+    uint64_t cr3;       /* its physical address, and the PCID */
+    uint64_t user_root; /* GUEST_PV: physical, of the user's PML4 */
+    bool tagged;        /* its PCID holds no older space's translations */
     struct vma vmas[VMAS_MAX];
 };
 
@@ -102,6 +105,7 @@ struct cpu {
     struct paging_trap *paging_trap; /* the paging test waits for one */
     struct caught *caught;           /* and the self-test */
     struct selftest *selftest;       /* NULL in other runs */
+    uint64_t pv_cr2;                 /* GUEST_PV: from the monitor */
     uint64_t gdt[9];
     struct tss tss;
 };
@@ -119,6 +123,18 @@ struct arena {
 
 #define ARENAS_MAX 4
 
+/* GUEST_PV: page tables come from memory that is mapped read-only, and are
+ * written by hypercalls, many at once. */
+#define PV_BATCH 1024
+
+struct pv {
+    struct arena tables;   /* not yet handed out */
+    uint64_t start, end;   /* all of that memory */
+    uint32_t *free_frames; /* given back: frame numbers */
+    unsigned free_count, count;
+    struct pv_update batch[PV_BATCH] __attribute__((aligned(16)));
+};
+
 struct kernel {
     struct guest_config config;
     struct guest_results *results; /* the shared page, or private memory */
@@ -128,7 +144,7 @@ struct kernel {
     /* phys.c */
     struct arena arenas[ARENAS_MAX];
     unsigned arena_count;
-    uint64_t ram_end;
+    uint64_t ram_end, hole_start, hole_end;
     uint64_t free_list[4]; /* by leaf level, linked through the frames */
     uint16_t *references;  /* of each 4 KiB frame that is mapped */
 
@@ -148,6 +164,7 @@ struct kernel {
         volatile unsigned generation, running;
     } work;
     struct shootdown shootdown;
+    struct pv pv;
 };
 
 /* main.c */
@@ -177,6 +194,9 @@ static inline struct cpu *this_cpu(void)
 void phys_init(struct kernel *k);
 uint64_t phys_alloc(struct kernel *k, unsigned level);
 void phys_free(struct kernel *k, uint64_t pa, unsigned level);
+
+/* pv.c, and what stands for it elsewhere */
+#include "workloads/guest/paravirt.h"
 
 /* space.c */
 void space_init_kernel(struct kernel *k);

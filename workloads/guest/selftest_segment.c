@@ -344,7 +344,8 @@ static void far_transfers(struct selftest *t)
     struct caught c;
 
     *(uint16_t *)phys_to_virt(pa) = JMP_RAX;
-    *entry = pa | PTE_P | PTE_A;
+    pt_write(k, entry, pa | PTE_P | PTE_A | KERNEL_US);
+    pt_sync(k);
     check(t, "JMP FAR", "CS", probe_far_jmp((uint64_t)&to), KERNEL_CS);
     check_or(t, "CALL FAR", "what it pushed",
              skip ? UNTRIED
@@ -371,7 +372,8 @@ static void far_transfers(struct selftest *t)
         t, DEVIATION_PVM_IRET, "IRET, data", &c,
         (struct outcome){VECTOR_GP, KERNEL_SS, (uint64_t)probe_iret_to_at},
         (struct outcome){VECTOR_GP, 0, (uint64_t)probe_iret_to_at + 2});
-    *entry = 0;
+    pt_write(k, entry, 0);
+    pt_sync(k);
     invlpg(LOW_PAGE);
     phys_free(k, pa, 1);
 }

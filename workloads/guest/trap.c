@@ -155,6 +155,7 @@ static void trap_from_user(struct cpu *cpu, struct trap_frame *frame)
         process_page_fault(cpu, frame, cr2);
     else if (!selftest_user_trap(cpu, frame, cr2))
         panic_trap(frame);
+    pt_sync(cpu->kernel);
     kernel_unlock(cpu);
 }
 
