@@ -535,8 +535,10 @@ static void end(struct vcpu *vcpu, const struct mon_cpu *cpu)
     case MON_END_OWN_FAULT:
         vm_end_once(vm, VM_END_MONITOR,
                     "the monitor itself took exception %" PRIu64
-                    " at 0x%" PRIx64 ": please report this",
-                    a, b);
+                    " at 0x%" PRIx64 " (cs 0x%" PRIx64 " rsp 0x%" PRIx64
+                    " rflags 0x%" PRIx64 "): please report this",
+                    a, b, cpu->own_fault.cs, cpu->own_fault.rsp,
+                    cpu->own_fault.rflags);
         break;
     case MON_END_NONE:
         vm_end_once(vm, VM_END_MONITOR, "the monitor could not start");

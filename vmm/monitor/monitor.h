@@ -138,6 +138,7 @@ struct mon_cpu {
 
     enum mon_end end;
     uint64_t end_a, end_b;
+    struct mon_frame own_fault; /* MON_END_OWN_FAULT */
 
     uint64_t call_pa;
     uint8_t call_bytes[INSN_BYTES_MAX];

@@ -266,6 +266,7 @@ void monitor_interrupted(const struct mon_frame *frame)
     cpu->end = MON_END_OWN_FAULT;
     cpu->end_a = frame->vector;
     cpu->end_b = frame->rip;
+    cpu->own_fault = *frame;
     leave(cpu);
 }
 
