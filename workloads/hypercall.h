@@ -18,8 +18,9 @@
 #define PV_UPDATES_MAX 65536
 
 enum hypercall {
-    /* struct pv_start *: this CPU from here on; -EINVAL, -EFAULT, -EBUSY as
-     * HC_UPDATE. */
+    /* struct pv_start *: every CPU from here on, wherever it is, on that root;
+     * -EINVAL, -EFAULT, -EBUSY as HC_UPDATE. Each makes the call once more
+     * for its own entry and CR2. Before it, every other call is -EINVAL. */
     HC_START = 1,
     /* struct pv_update *, 16-byte aligned, count, at most PV_UPDATES_MAX:
      * written in order. How many were; less than

@@ -120,6 +120,7 @@ struct mon_cpu {
     bool user_gdt, loaded_user_gdt;
     volatile bool flush_wanted; /* by another vCPU */
     volatile bool in_guest;
+    volatile bool held; /* by another vCPU: stays out of the guest */
 
     struct mon_virtual v;
     /* pv, on the guest's own tables. */
