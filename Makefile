@@ -52,7 +52,8 @@ obj = $(patsubst %,$B/obj/%.o,$(basename $1))
 WL_OBJ     := $(call obj,$(WL_SRC))
 HOSTED_OBJ := $(call obj,$(HOSTED_SRC))
 MONITOR_IMAGE := $B/obj/vmm/monitor_image.o
-LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ)) $(MONITOR_IMAGE)
+HOSTED_ASM    := $(MONITOR_IMAGE) $B/obj/workloads/audit_insn.o
+LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ)) $(HOSTED_ASM)
 TEST_OBJ   := $(call obj,$(TEST_SRC))
 TRACED_WL_OBJ     := $(WL_OBJ:$B/obj/%=$B/obj/traced/%)
 TRACED_KERNEL_OBJ := $(addprefix $B/obj/traced/workloads/guest/,space.o phys.o)
@@ -65,7 +66,7 @@ FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 
 all: $B/memvirt $B/guest.elf $B/guest-pv.elf ## Build the command and the guest image
 
-$B/memvirt: $(HOSTED_OBJ) $(MONITOR_IMAGE) $(WL_OBJ) $(TRACED_OBJ)
+$B/memvirt: $(HOSTED_OBJ) $(HOSTED_ASM) $(WL_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
 
 $(WL_OBJ): $B/obj/%.o: %.c
@@ -103,11 +104,18 @@ $B/obj/traced/workloads.o: $(TRACED_WL_OBJ)
 # ---- The guest image: a user program inside a kernel, one ELF64 -----------
 
 GUEST_KERNEL := boot entry main phys space trap process smp nano paging \
-                paging_cases paging_access mmu_walk
-GUEST_KERNEL_OBJ := $(GUEST_KERNEL:%=$B/obj/workloads/guest/%.o)
+                paging_cases paging_access mmu_walk selftest selftest_state \
+                selftest_segment selftest_trap selftest_paging selftest_probe \
+                audit
+GUEST_KERNEL_OBJ := $(GUEST_KERNEL:%=$B/obj/workloads/guest/%.o) \
+                    $B/obj/workloads/audit_insn.o
 # The same kernel, asking a monitor for what it would do itself.
-GUEST_PV_OBJ     := $(GUEST_KERNEL:%=$B/obj/pv/%.o) $B/obj/pv/pv.o
-GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S user.c))
+GUEST_PV_OBJ     := $(GUEST_KERNEL:%=$B/obj/pv/%.o) $B/obj/pv/pv.o \
+                    $B/obj/workloads/audit_insn.o
+GUEST_USER_C     := $(call obj,$(addprefix workloads/guest/,user.c \
+                      selftest_user.c selftest_user_state.c))
+GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S \
+                      selftest_user_probe.S)) $(GUEST_USER_C)
 
 $B/obj/workloads/guest/%.o: workloads/guest/%.c
 	@mkdir -p $(@D)
@@ -116,6 +124,11 @@ $B/obj/workloads/guest/%.o: workloads/guest/%.c
 $B/obj/workloads/guest/mmu_walk.o: mmu/walk.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+
+# The audit's instructions, in the kernel and in the command.
+$B/obj/workloads/audit_insn.o: workloads/audit_insn.S
+	@mkdir -p $(@D)
+	$(call Q,AS)$(CC) -I. -MMD -MP -c -o $@ $<
 
 $B/obj/workloads/guest/%.o: workloads/guest/%.S
 	@mkdir -p $(@D)
@@ -133,7 +146,7 @@ $B/obj/pv/%.o: workloads/guest/%.S
 	@mkdir -p $(@D)
 	$(call Q,AS)$(CC) -I. -MMD -MP -DGUEST_PV -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
 
-$B/obj/workloads/guest/user.o: workloads/guest/user.c
+$(GUEST_USER_C): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(WL_CFLAGS) -c -o $@ $<
 
@@ -202,7 +215,7 @@ $B/memvirt-tests: $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ) $(TRACED_OBJ)
 
 # libFuzzer needs clang; each target is built from source with its sanitizers.
 FUZZ_LIB_SRC := $(filter-out harness/main.c,$(HOSTED_SRC)) $(WL_SRC)
-$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(MONITOR_IMAGE) $(TRACED_OBJ)
+$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(HOSTED_ASM) $(TRACED_OBJ)
 	@mkdir -p $(@D)
 	$(call Q,FUZZ)clang -std=gnu17 -g -O1 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -pthread \
 	    -DMEMVIRT_ROOT='"$(MEMVIRT_ROOT)"' -DMEMVIRT_BUILD='"$(MEMVIRT_BUILD)"' \

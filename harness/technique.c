@@ -117,18 +117,41 @@ uint64_t run_ram_bytes(const struct run_spec *spec)
     return round_up(bytes, spec->host_page == HOST_1G ? PAGE_1G : PAGE_2M);
 }
 
-/* On whom the outcome of an access depends, for the test of that. */
+/* Who runs the guest's code, for the tests of that. */
+static uint32_t cpu_flags(const struct run_spec *spec)
+{
+    if (spec->technique == TECH_EMULATION)
+        return GUEST_CPU_TCG | GUEST_BARE_TCG;
+    if (spec->platform != PLATFORM_LAB_SVM)
+        return 0;
+    return GUEST_CPU_TCG |
+           (spec->technique == TECH_NATIVE ? GUEST_BARE_TCG : 0);
+}
+
+/* `others`, or where KVM is kvm_pvm its flags: for a guest whose kernel is at
+ * CPL 0 when `others` has any. */
+static uint32_t pvm_flags(uint32_t others)
+{
+    struct kvm_state state;
+
+    kvm_state_read(&kvm_host_linux, &state);
+    if (state.flavour != KVM_FLAVOUR_PVM)
+        return others;
+    return GUEST_CPL3_PVM | (others ? GUEST_UNDER_PVM : 0);
+}
+
+/* On whom the outcome of an access depends. */
 static uint32_t walker_flags(const struct run_spec *spec)
 {
     bool lab = spec->platform == PLATFORM_LAB_SVM;
-    struct kvm_state state;
 
     if (spec->technique == TECH_EMULATION)
         return GUEST_WALKED_BY_TCG;
+    if (technique_is_software(spec->technique))
+        return GUEST_SOFTWARE_VMM | pvm_flags(0);
     if (spec->technique != TECH_SHADOW)
         return lab ? GUEST_WALKED_BY_TCG : 0;
-    kvm_state_read(&kvm_host_linux, &state);
-    return state.flavour == KVM_FLAVOUR_PVM ? GUEST_UNDER_PVM : GUEST_SHADOWED;
+    return pvm_flags(GUEST_SHADOWED);
 }
 
 struct guest_config run_guest_config(const struct run_spec *spec)
@@ -136,7 +159,8 @@ struct guest_config run_guest_config(const struct run_spec *spec)
     struct guest_config config = {
         .magic = GUEST_CONFIG_MAGIC,
         .version = GUEST_ABI_VERSION,
-        .flags = (spec->pcid ? GUEST_USE_PCID : 0) | walker_flags(spec),
+        .flags = (spec->pcid ? GUEST_USE_PCID : 0) | walker_flags(spec) |
+                 cpu_flags(spec),
         .working_set_bytes = spec->working_set_bytes,
         .page_bytes = spec->guest_page_bytes,
         .operations = spec->operations,
@@ -189,6 +213,9 @@ int run_take_results(const struct guest_results *results, uint64_t khz,
         record->guest_page_bytes =
             (struct maybe_u64){true, results->page_bytes};
     add_boot(results, record, tick);
+    record->audit_count = results->audits;
+    for (unsigned i = 0; i < results->audits; i++)
+        record->audits[i] = results->audit[i];
     switch (results->state) {
     case GUEST_DONE:
         if (results->message[0])

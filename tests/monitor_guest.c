@@ -48,6 +48,12 @@ static uint16_t get_selector(struct mon_cpu *cpu, unsigned segment)
     return guest_of(cpu)->selector[segment & 3];
 }
 
+static void set_selector(struct mon_cpu *cpu, unsigned segment,
+                         uint16_t selector)
+{
+    guest_of(cpu)->selector[segment & 3] = selector;
+}
+
 static void kick(struct mon_cpu *cpu)
 {
     guest_of(cpu)->kicks++;
@@ -75,6 +81,7 @@ static const struct mon_ops ops = {
     .get_base = get_base,
     .set_base = set_base,
     .get_selector = get_selector,
+    .set_selector = set_selector,
     .kick = kick,
     .wait = wait,
     .relax = relax,

@@ -25,7 +25,7 @@
 #define RFLAGS_ARITHMETIC \
     (RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF)
 /* Kept in mon_virtual.flags: CPL 3 can't have them its way. */
-#define RFLAGS_VIRTUAL (RFLAGS_IF | RFLAGS_IOPL)
+#define RFLAGS_VIRTUAL (RFLAGS_IF | RFLAGS_IOPL | RFLAGS_NT)
 /* What POPF and IRET can change at all in 64-bit mode. */
 #define RFLAGS_LOADABLE                                                    \
     (RFLAGS_ARITHMETIC | RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_IOPL | \

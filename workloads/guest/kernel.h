@@ -10,6 +10,8 @@
  * smp.c      other CPUs: starting, running user code on, shooting down
  * nano.c     the kernel nanobenchmarks
  * paging.c   the paging test (paging.h)
+ * selftest.c the self-test (selftest.h)
+ * audit.c    the audit (workloads/audit.h)
  *
  * All state hangs off one struct kernel, found through the CPU a kernel stack
  * belongs to. One lock covers it; user code runs without.
@@ -85,6 +87,8 @@ struct tss {
 
 struct kernel;
 struct paging_trap;
+struct caught;
+struct selftest;
 
 struct cpu {
     uint64_t kernel_rsp; /* CPU_KERNEL_RSP */
@@ -99,6 +103,8 @@ struct cpu {
      * instruction to go on behind. */
     unsigned expected_trap, expected_length;
     struct paging_trap *paging_trap; /* the paging test waits for one */
+    struct caught *caught;           /* and the self-test */
+    struct selftest *selftest;       /* NULL in other runs */
     uint64_t pv_cr2;                 /* GUEST_PV: from the monitor */
     uint64_t gdt[9];
     struct tss tss;
@@ -219,6 +225,13 @@ uint64_t *space_kernel_entry(struct kernel *k, uint64_t va, unsigned level);
 /* trap.c */
 void trap_init_cpu(struct kernel *k, struct cpu *cpu, uint64_t stack_top);
 void trap(struct trap_frame *frame);
+/* The IDT's entry for a vector (SDM vol. 3A, 6.14.1): P, DPL and type as they
+ * stand in it, and the number of its stack in the TSS, 0 for none. */
+#define GATE_INTERRUPT      0x8e
+#define GATE_TRAP           0x8f
+#define GATE_INTERRUPT_USER 0xee
+void trap_set_gate(struct kernel *k, unsigned vector, unsigned type,
+                   unsigned ist);
 /* Where the next trap from user code puts its frame. */
 void cpu_set_stack(struct cpu *cpu, uint64_t stack_top);
 

@@ -1,5 +1,7 @@
 /* Start, configuration, phases and the end of the guest kernel. */
+#include "workloads/guest/audit.h"
 #include "workloads/guest/paging.h"
+#include "workloads/guest/selftest.h"
 #include "workloads/pvh.h"
 
 static struct kernel the_kernel;
@@ -204,7 +206,9 @@ void kernel_start(unsigned id, uint64_t start_info_pa)
     pv_start(k, cpu);
     k->cpus_up = 1;
     if (nano_run(cpu, k->config.workload) ||
-        paging_run(cpu, k->config.workload))
+        paging_run(cpu, k->config.workload) ||
+        audit_run(cpu, k->config.workload))
         kernel_finish(k, GUEST_DONE);
+    selftest_start(cpu, k->config.workload);
     process_start_first(k);
 }
