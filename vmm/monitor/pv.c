@@ -210,7 +210,7 @@ static int update(struct mon *m, struct mon_cpu *cpu, uint64_t at,
     if (at % sizeof(struct pv_update) || count > PV_UPDATES_MAX)
         count = 0;
     while (done < count) {
-        uint64_t left = count - done, pa;
+        uint64_t left = count - done, pa = 0;
         uint64_t room = (PAGE_4K - at % PAGE_4K) / sizeof(struct pv_update);
         unsigned n = (unsigned)(left < room ? left : room), written;
         const void *from;
