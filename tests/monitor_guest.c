@@ -57,6 +57,7 @@ static void set_selector(struct mon_cpu *cpu, unsigned segment,
 static void kick(struct mon_cpu *cpu)
 {
     guest_of(cpu)->kicks++;
+    guest_of(cpu)->held = cpu->held;
     cpu->in_guest = false;
 }
 

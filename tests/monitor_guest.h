@@ -22,6 +22,7 @@ struct mg {
     uint64_t base[2]; /* FS, GS */
     uint16_t selector[4];
     unsigned kicks;
+    bool held; /* the last one kicked was to stay out of the guest */
 };
 
 /* 4 KiB pages: RAM's first 4 MiB at MG_KERNEL for the kernel, and one user

@@ -94,16 +94,22 @@ static int64_t call(struct mg *g, unsigned id, enum hypercall number,
     return (int64_t)cpu->frame.rax;
 }
 
-static int64_t start(struct mg *g, unsigned id, uint64_t root)
+static int64_t start_at(struct mg *g, unsigned id, uint64_t root,
+                        uint64_t entry)
 {
     const struct pv_start start = {
         .root = root,
-        .syscall_entry = ENTRY,
+        .syscall_entry = entry,
         .cr2 = (uint64_t *)(MG_KERNEL + CR2_PA),
     };
 
     memcpy(g->ram + START_PA, &start, sizeof start);
     return call(g, id, HC_START, MG_KERNEL + START_PA, 0);
+}
+
+static int64_t start(struct mg *g, unsigned id, uint64_t root)
+{
+    return start_at(g, id, root, ENTRY);
 }
 
 static enum direct_type type_of(const struct mg *g, uint64_t pa)
@@ -145,6 +151,7 @@ static void all_vcpus_start_together(void)
     CU_ASSERT_EQUAL(start(g, 0, L4), 0);
     CU_ASSERT_EQUAL(type_of(g, L1), DIRECT_L1);
     CU_ASSERT_EQUAL(g->kicks, 1);
+    CU_ASSERT(g->held);
     CU_ASSERT_FALSE(other->in_guest);
     for (unsigned i = 0; i < 3; i++) {
         CU_ASSERT(mg_cpu(g, i)->direct);
@@ -190,6 +197,7 @@ static void refused_start_changes_nothing(void)
     CU_ASSERT_EQUAL(start(g, 0, L4 + 8), -EINVAL);
     CU_ASSERT_EQUAL(start(g, 0, MG_RAM), -EFAULT);
     CU_ASSERT_EQUAL(start(g, 0, UINT64_MAX), -EINVAL);
+    CU_ASSERT_EQUAL(start_at(g, 0, L4, 1ull << 63), -EINVAL);
     word(g, L4)[MON_SLOT] = L3 | RW;
     CU_ASSERT_EQUAL(start(g, 0, L4), -EINVAL);
     for (unsigned i = 0; i < 2; i++) {
@@ -199,6 +207,21 @@ static void refused_start_changes_nothing(void)
     CU_ASSERT_EQUAL(mg_cpu(g, 1)->cr3, shadow);
     for (uint64_t table = L4; table <= L1; table += PAGE_4K)
         CU_ASSERT_EQUAL(type_of(g, table), DIRECT_NONE);
+    mg_destroy(g);
+}
+
+/* One reference too many for the second vCPU. */
+static void start_of_some_is_undone(void)
+{
+    struct mg *g = guest(3);
+    struct direct_frame *root = &g->mon.direct.frames[L4 / PAGE_4K];
+
+    root->type = DIRECT_L4;
+    root->count = UINT16_MAX - 3;
+    CU_ASSERT_EQUAL(start(g, 0, L4), -EMFILE);
+    CU_ASSERT_EQUAL(root->count, UINT16_MAX - 3);
+    for (unsigned i = 0; i < 3; i++)
+        CU_ASSERT_FALSE(mg_cpu(g, i)->direct);
     mg_destroy(g);
 }
 
@@ -256,8 +279,10 @@ static void batches_out_of_bounds(void)
     struct mg *g = started();
     uint64_t last = BATCH + PAGE_4K - 16;
 
-    batch(g, 0, L1 + 40 * 8, 0);
+    batch(g, 0, 0, L1 + 40 * 8); /* one, 8 bytes on */
     CU_ASSERT_EQUAL(call(g, 0, HC_UPDATE, BATCH + 8, 1), 0);
+    CU_ASSERT_NOT_EQUAL(word(g, L1)[40], 0);
+    batch(g, 0, L1 + 40 * 8, 0);
     CU_ASSERT_EQUAL(call(g, 0, HC_UPDATE, BATCH, PV_UPDATES_MAX + 1), 0);
     CU_ASSERT_EQUAL(call(g, 0, HC_UPDATE, BATCH, UINT64_MAX), 0);
     CU_ASSERT_NOT_EQUAL(word(g, L1)[40], 0);
@@ -317,6 +342,7 @@ static void roots_in_use(void)
     CU_ASSERT_EQUAL(type_of(g, USER), DIRECT_NONE);
     CU_ASSERT_EQUAL(word(g, USER)[MON_SLOT], 0);
     CU_ASSERT_EQUAL(call(g, 0, HC_UNPIN, L4, 0), -EINVAL);
+    CU_ASSERT_EQUAL(g->mon.direct.frames[L4 / PAGE_4K].count, 2);
     CU_ASSERT_EQUAL(call(g, 0, HC_PIN, L4, UINT64_MAX), -EINVAL);
     CU_ASSERT_EQUAL(call(g, 0, HC_PIN, L4, 1ull << 32 | 4), -EINVAL);
     CU_ASSERT_EQUAL(cpu->end, MON_END_NONE);
@@ -385,6 +411,7 @@ static void syscall_of_user_code(void)
 TEST_SUITE(hypercall, {"nothing before start", nothing_before_start},
            {"all vCPUs start together", all_vcpus_start_together},
            {"refused start changes nothing", refused_start_changes_nothing},
+           {"start of some is undone", start_of_some_is_undone},
            {"a late vCPU", a_late_vcpu},
            {"a batch ends at what is refused", a_batch_ends_at_what_is_refused},
            {"batches out of bounds", batches_out_of_bounds},
