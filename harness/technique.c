@@ -148,7 +148,8 @@ static uint32_t walker_flags(const struct run_spec *spec)
     if (spec->technique == TECH_EMULATION)
         return GUEST_WALKED_BY_TCG;
     if (technique_is_software(spec->technique))
-        return GUEST_SOFTWARE_VMM | pvm_flags(0);
+        return GUEST_SOFTWARE_VMM | pvm_flags(0) |
+               (spec->technique == TECH_PV ? GUEST_PARAVIRTUAL : 0);
     if (spec->technique != TECH_SHADOW)
         return lab ? GUEST_WALKED_BY_TCG : 0;
     return pvm_flags(GUEST_SHADOWED);

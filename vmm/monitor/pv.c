@@ -76,6 +76,9 @@ int mon_direct_fault(struct mon_cpu *cpu)
 {
     uint32_t error = (uint32_t)cpu->frame.error;
 
+    /* For the guest there is nothing in our slot. */
+    if (pt_index(cpu->fault_address, 4) == MON_SLOT)
+        error &= ~PF_P;
     cpu->traps[MON_TRUE_FAULT]++;
     cpu->exception.address = cpu->fault_address;
     return mon_raise_error(cpu, VECTOR_PF, cpu->v.user ? error : error & ~PF_U);
