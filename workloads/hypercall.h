@@ -1,8 +1,9 @@
 /*
- * What a guest kernel built for it asks of the monitor (docs/monitor.md):
- * SYSCALL in the guest's kernel mode, the call in RAX, arguments in RDI, RSI
- * and RDX, the result in RAX: 0 or more, or a negative errno. RCX and R11 are
- * clobbered. Addresses are the guest's own; physical ones say so.
+ * What a guest kernel built for it asks of the monitor
+ * (docs/paravirtualization.md): SYSCALL in the guest's kernel mode, the call in
+ * RAX, arguments in RDI and RSI, the result in RAX: 0 or more, or a negative
+ * errno. RCX and R11 are clobbered. Addresses are the guest's own; physical
+ * ones say so.
  *
  * A guest starts as under `trap`: on shadow tables, and what is privileged
  * traps. HC_START takes it to direct paging, and what has no call here goes on
