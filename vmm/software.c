@@ -661,7 +661,9 @@ int software_load(struct vm *vm, const void *image, size_t bytes,
                   uint64_t entry, struct why *why)
 {
     struct software *sw = vm->software;
-    int err = patch_find(image, bytes, &sw->patches, why);
+    int err = vm->config.software->unpatched
+                  ? 0
+                  : patch_find(image, bytes, &sw->patches, why);
 
     if (err)
         return err;

@@ -124,6 +124,12 @@ static int port_io(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)
     uint32_t value = (uint32_t)mon_get_reg(cpu, 0, insn->size);
 
     mon_get_operand(m, cpu, insn, 0, &port);
+    if ((uint16_t)port ==
+        MON_PORT) { /* ours: for the guest, nothing is there */
+        if (!out)
+            mon_set_reg(cpu, 0, insn->size, ~0ull);
+        return 0;
+    }
     value = m->ops.port(cpu, (uint16_t)port, insn->size, out, value);
     if (!out)
         mon_set_reg(cpu, 0, insn->size, value);
@@ -197,6 +203,12 @@ static int by_op(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)
         return mon_set_operand(m, cpu, insn, 0, cpu->v.tsc_aux);
     case INSN_WBINVD:
         return 0;
+    case INSN_RDPMC: /* no counters */
+        return mon_raise_error(cpu, VECTOR_GP, 0);
+    case INSN_XSETBV: /* CR4.OSXSAVE can't be set */
+    case INSN_MONITOR:
+    case INSN_MWAIT:
+        return mon_raise(cpu, VECTOR_UD);
     case INSN_INT:
         return software_interrupt(m, cpu, insn);
     case INSN_UNDEFINED:
