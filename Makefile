@@ -227,6 +227,8 @@ $B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(HOSTED_A
 	    -DFUZZ_TARGET=fuzz_$* -fsanitize=fuzzer,address,undefined \
 	    -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
 
+$B/fuzz/direct: tests/direct_oracle.c
+
 FUZZ_SECONDS ?= 60
 fuzz: $(patsubst tests/fuzz/fuzz_%.c,$B/fuzz/%,$(FUZZ_SRC)) ## Fuzz each target for FUZZ_SECONDS (60)
 	@for target in $^; do name=$${target##*/}; \

@@ -121,6 +121,7 @@ struct mon_cpu {
     uint64_t cr0, loaded_cr0;   /* MP, EM and TS are the guest's */
     volatile bool flush_wanted; /* by another vCPU */
     volatile bool in_guest;
+    volatile bool held; /* by another vCPU: stays out of the guest */
 
     struct mon_virtual v;
     /* pv, on the guest's own tables. */

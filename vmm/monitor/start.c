@@ -210,6 +210,11 @@ static void flush(struct mon_cpu *cpu)
     bool wanted;
 
     __atomic_store_n(&cpu->in_guest, true, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&cpu->held, __ATOMIC_SEQ_CST)) {
+        __atomic_store_n(&cpu->in_guest, false, __ATOMIC_SEQ_CST);
+        __builtin_ia32_pause();
+        __atomic_store_n(&cpu->in_guest, true, __ATOMIC_SEQ_CST);
+    }
     wanted = __atomic_load_n(&cpu->flush_wanted, __ATOMIC_SEQ_CST);
     if (wanted || cpu->cr3 != cpu->loaded_cr3 ||
         cpu->flush_pages > MON_FLUSH_PAGES) {

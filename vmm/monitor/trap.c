@@ -389,6 +389,8 @@ void mon_start_cpu(struct mon *m, struct mon_cpu *cpu)
 {
     mon_lock(m, cpu);
     reset(m, cpu);
+    if (cpu->direct) /* by another's HC_START, before this one was here */
+        cpu->v.cr3 = cpu->kernel_root;
     if (!mon_update_mode(m, cpu))
         mon_load_gdt(m, cpu);
     leave(m, cpu);
