@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 /* HOSTILE_PROGRAMS asks for another number. */
-#define PROGRAMS 2000
+#define PROGRAMS 200
 
 extern const uint8_t hostile_guest[], hostile_guest_seed[], hostile_guest_end[];
 
