@@ -325,16 +325,21 @@ static int software_here(const struct workload *workload, struct why *why)
     return 0;
 }
 
-/* The method needs the CPU to walk our tables themselves. */
-static bool can_poison(const struct kvm_state *state, struct run_record *record)
+/* The method needs the CPU to walk our shadow tables themselves. */
+static bool can_poison(const struct run_spec *spec,
+                       const struct kvm_state *state, struct run_record *record)
 {
-    if (state->paging != KVM_PAGING_SHADOW)
-        return true;
-    snprintf(record->message, sizeof record->message,
-             "TLB misses not counted: this KVM shadows our tables, and the TLB "
-             "holds its copies; in the lab ('memvirt lab -- run ...') it "
-             "doesn't");
-    return false;
+    const char *why = NULL;
+
+    if (spec->technique == TECH_PV)
+        why = "under pv the CPU walks the guest's own tables; trap counts them";
+    else if (state->paging == KVM_PAGING_SHADOW)
+        why = "this KVM shadows our tables, and the TLB holds its copies; the "
+              "lab's doesn't ('memvirt lab -- run ...')";
+    if (why)
+        snprintf(record->message, sizeof record->message,
+                 "TLB misses not counted: %s", why);
+    return !why;
 }
 
 static int software_run(const struct run_spec *spec,
@@ -354,7 +359,7 @@ static int software_run(const struct run_spec *spec,
         return err;
     kvm_state_read(&kvm_host_linux, &state);
     software.syscall_faults = state.flavour == KVM_FLAVOUR_PVM;
-    software.poison = spec->tlb_poison && can_poison(&state, record);
+    software.poison = spec->tlb_poison && can_poison(spec, &state, record);
     if (spec->no_assist && state.paging == KVM_PAGING_SHADOW)
         return why_set(why, ENOTSUP,
                        "KVM's own shadow paging does not see tables that "

@@ -80,7 +80,7 @@ static void as_objdump(void)
     CU_ASSERT(list.summary.functions > 50);
     CU_ASSERT(list.summary.instructions > 1000);
     CU_ASSERT(list.summary.swept > 9 * list.summary.skipped);
-    CU_ASSERT_EQUAL(list.summary.sites[INSN_IRET], 1);
+    CU_ASSERT(list.summary.sites[INSN_IRET] >= 1);
     patch_free(&list);
     free(image);
 }
