@@ -52,7 +52,8 @@ obj = $(patsubst %,$B/obj/%.o,$(basename $1))
 WL_OBJ     := $(call obj,$(WL_SRC))
 HOSTED_OBJ := $(call obj,$(HOSTED_SRC))
 MONITOR_IMAGE := $B/obj/vmm/monitor_image.o
-LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ)) $(MONITOR_IMAGE)
+HOSTED_ASM    := $(MONITOR_IMAGE) $B/obj/workloads/audit_insn.o
+LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ)) $(HOSTED_ASM)
 TEST_OBJ   := $(call obj,$(TEST_SRC))
 TRACED_WL_OBJ     := $(WL_OBJ:$B/obj/%=$B/obj/traced/%)
 TRACED_KERNEL_OBJ := $(addprefix $B/obj/traced/workloads/guest/,space.o phys.o)
@@ -63,9 +64,9 @@ FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-all: $B/memvirt $B/guest.elf ## Build the command and the guest image
+all: $B/memvirt $B/guest.elf $B/guest-pv.elf ## Build the command and the guest image
 
-$B/memvirt: $(HOSTED_OBJ) $(MONITOR_IMAGE) $(WL_OBJ) $(TRACED_OBJ)
+$B/memvirt: $(HOSTED_OBJ) $(HOSTED_ASM) $(WL_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
 
 $(WL_OBJ): $B/obj/%.o: %.c
@@ -102,11 +103,19 @@ $B/obj/traced/workloads.o: $(TRACED_WL_OBJ)
 
 # ---- The guest image: a user program inside a kernel, one ELF64 -----------
 
-GUEST_KERNEL_OBJ := $(call obj,$(addprefix workloads/guest/,boot.S entry.S \
-                      main.c phys.c space.c trap.c process.c smp.c nano.c \
-                      paging.c paging_cases.c paging_access.S)) \
-                    $B/obj/workloads/guest/mmu_walk.o
-GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S user.c))
+GUEST_KERNEL := boot entry main phys space trap process smp nano paging \
+                paging_cases paging_access mmu_walk selftest selftest_state \
+                selftest_segment selftest_trap selftest_paging selftest_probe \
+                audit
+GUEST_KERNEL_OBJ := $(GUEST_KERNEL:%=$B/obj/workloads/guest/%.o) \
+                    $B/obj/workloads/audit_insn.o
+# The same kernel, asking a monitor for what it would do itself.
+GUEST_PV_OBJ     := $(GUEST_KERNEL:%=$B/obj/pv/%.o) $B/obj/pv/pv.o \
+                    $B/obj/workloads/audit_insn.o
+GUEST_USER_C     := $(call obj,$(addprefix workloads/guest/,user.c \
+                      selftest_user.c selftest_user_state.c))
+GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S \
+                      selftest_user_probe.S)) $(GUEST_USER_C)
 
 $B/obj/workloads/guest/%.o: workloads/guest/%.c
 	@mkdir -p $(@D)
@@ -116,11 +125,28 @@ $B/obj/workloads/guest/mmu_walk.o: mmu/walk.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
 
+# The audit's instructions, in the kernel and in the command.
+$B/obj/workloads/audit_insn.o: workloads/audit_insn.S
+	@mkdir -p $(@D)
+	$(call Q,AS)$(CC) -I. -MMD -MP -c -o $@ $<
+
 $B/obj/workloads/guest/%.o: workloads/guest/%.S
 	@mkdir -p $(@D)
 	$(call Q,AS)$(CC) -I. -MMD -MP -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
 
-$B/obj/workloads/guest/user.o: workloads/guest/user.c
+$B/obj/pv/%.o: workloads/guest/%.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -DGUEST_PV -c -o $@ $<
+
+$B/obj/pv/mmu_walk.o: mmu/walk.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+
+$B/obj/pv/%.o: workloads/guest/%.S
+	@mkdir -p $(@D)
+	$(call Q,AS)$(CC) -I. -MMD -MP -DGUEST_PV -DUSER_PROGRAM='"$B/user.bin"' -c -o $@ $<
+
+$(GUEST_USER_C): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(WL_CFLAGS) -c -o $@ $<
 
@@ -135,10 +161,13 @@ $B/user.elf: $B/obj/workloads/guest/user.ld $(GUEST_USER_OBJ) $(WL_OBJ)
 $B/user.bin: $B/user.elf
 	$(call Q,COPY)objcopy -O binary $< $@
 
-$B/obj/workloads/guest/entry.o: $B/user.bin
+$B/obj/workloads/guest/entry.o $B/obj/pv/entry.o: $B/user.bin
 
 $B/guest.elf: $B/obj/workloads/guest/kernel.ld $(GUEST_KERNEL_OBJ)
 	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 -T $< -o $@ $(GUEST_KERNEL_OBJ)
+
+$B/guest-pv.elf: $B/obj/workloads/guest/kernel.ld $(GUEST_PV_OBJ)
+	$(call Q,LD)ld -nostdlib -static -z max-page-size=4096 -T $< -o $@ $(GUEST_PV_OBJ)
 
 # ---- The monitor: freestanding, linked at its own addresses ----------------
 
@@ -186,7 +215,7 @@ $B/memvirt-tests: $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ) $(TRACED_OBJ)
 
 # libFuzzer needs clang; each target is built from source with its sanitizers.
 FUZZ_LIB_SRC := $(filter-out harness/main.c,$(HOSTED_SRC)) $(WL_SRC)
-$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(MONITOR_IMAGE) $(TRACED_OBJ)
+$B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(HOSTED_ASM) $(TRACED_OBJ)
 	@mkdir -p $(@D)
 	$(call Q,FUZZ)clang -std=gnu17 -g -O1 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -pthread \
 	    -DMEMVIRT_ROOT='"$(MEMVIRT_ROOT)"' -DMEMVIRT_BUILD='"$(MEMVIRT_BUILD)"' \
@@ -234,6 +263,7 @@ install: ## Install under PREFIX (/usr/local)
 	    MEMVIRT_BUILD=$(PREFIX)/lib/memvirt all
 	install -D build/install/memvirt $(DESTDIR)$(PREFIX)/lib/memvirt/memvirt
 	install -D -m 644 build/install/guest.elf $(DESTDIR)$(PREFIX)/lib/memvirt/guest.elf
+	install -D -m 644 build/install/guest-pv.elf $(DESTDIR)$(PREFIX)/lib/memvirt/guest-pv.elf
 	mkdir -p $(DESTDIR)$(PREFIX)/share/memvirt/mmu \
 	    $(DESTDIR)$(PREFIX)/share/memvirt/model $(DESTDIR)$(PREFIX)/bin
 	cp -r scripts $(DESTDIR)$(PREFIX)/share/memvirt/

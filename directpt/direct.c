@@ -8,18 +8,30 @@ static int get(struct direct *d, uint64_t pa, enum direct_type type);
 static void put(struct direct *d, uint64_t pa);
 
 void direct_init(struct direct *d, const struct direct_config *config,
-                 const struct direct_ops *ops, struct direct_frame *frames)
+                 struct direct_frame *frames)
 {
-    *d = (struct direct){
-        .config = *config, .ops = *ops, .frames = frames, .epoch = 1};
+    *d = (struct direct){.config = *config, .frames = frames, .epoch = 1};
+}
+
+static bool within(const struct direct_ram *ram, uint64_t pa)
+{
+    return pa >= ram->start && pa < ram->end;
 }
 
 static struct direct_frame *frame_of(struct direct *d, uint64_t pa)
 {
-    if (pa >> 12 >= d->config.frames ||
-        !d->ops.frame(d->ops.arg, pa & PTE_ADDR))
+    if (!within(&d->config.ram[0], pa) && !within(&d->config.ram[1], pa))
         return NULL;
     return &d->frames[pa >> 12];
+}
+
+/* Of an address that is RAM. */
+static uint64_t *entry_of(const struct direct *d, uint64_t pa)
+{
+    const struct direct_ram *ram =
+        &d->config.ram[!within(&d->config.ram[0], pa)];
+
+    return (uint64_t *)(void *)(ram->at + (pa - ram->start));
 }
 
 /* ---- One entry --------------------------------------------------------- */
@@ -136,7 +148,7 @@ static void settle(struct direct *d, const struct direct_frame *frame)
 {
     if (frame->stamp != d->epoch)
         return;
-    d->ops.flush_all(d->ops.arg);
+    d->config.flush_all(d->config.arg);
     d->stats.flushes++;
     d->epoch++;
 }
@@ -151,7 +163,7 @@ static int take(struct direct *d, struct direct_frame *frame, uint64_t pa,
     frame->type = (uint8_t)type;
     frame->count = 1;
     if (type != DIRECT_WRITABLE)
-        err = validate(d, d->ops.frame(d->ops.arg, pa & PTE_ADDR), type);
+        err = validate(d, entry_of(d, pa), type);
     if (err) {
         frame->type = DIRECT_NONE;
         frame->count = 0;
@@ -184,8 +196,7 @@ static void put(struct direct *d, uint64_t pa)
     if (--frame->count)
         return;
     if (level != DIRECT_WRITABLE)
-        invalidate(d, d->ops.frame(d->ops.arg, pa & PTE_ADDR), level,
-                   PT_ENTRIES);
+        invalidate(d, entry_of(d, pa), level, PT_ENTRIES);
     frame->type = DIRECT_NONE;
     frame->stamp = d->epoch;
 }
@@ -197,6 +208,41 @@ static int refuse(struct direct *d, int err)
     if (err)
         d->stats.refused++;
     return err;
+}
+
+/* The usual case: a level-1 entry goes from one page to another, or changes
+ * flags, and no frame's type changes. False when it is not that, and nothing
+ * was done. */
+static bool update_page(struct direct *d, uint64_t *entry, uint64_t value)
+{
+    const uint64_t mapping = PTE_ADDR | PTE_RW | PTE_P;
+    uint64_t old = *entry;
+    struct direct_frame *to = NULL, *from = NULL;
+
+    if ((old ^ value) & mapping) {
+        if (!is_sound(d, 1, value))
+            return false;
+        if ((value & (PTE_P | PTE_RW)) == (PTE_P | PTE_RW)) {
+            to = frame_of(d, value & PTE_ADDR);
+            if (!to || to->type != DIRECT_WRITABLE || to->count == UINT16_MAX)
+                return false;
+        } else if (value & PTE_P && !frame_of(d, value & PTE_ADDR)) {
+            return false;
+        }
+        if ((old & (PTE_P | PTE_RW)) == (PTE_P | PTE_RW)) {
+            from = &d->frames[(old & PTE_ADDR) >> 12];
+            if (from->count == 1)
+                return false;
+        }
+    }
+    /* The CPU may set bits meanwhile, which the guest then loses, as it would
+     * by a store. Nothing else writes to a table. */
+    __atomic_store_n(entry, value, __ATOMIC_RELEASE);
+    if (to)
+        to->count++;
+    if (from)
+        from->count--;
+    return true;
 }
 
 int direct_update(struct direct *d, uint64_t pa, uint64_t value)
@@ -211,12 +257,15 @@ int direct_update(struct direct *d, uint64_t pa, uint64_t value)
         frame->type == DIRECT_WRITABLE)
         return refuse(d, -EINVAL);
     level = frame->type;
+    /* Who copies a root copies our entry too. */
     if (level == 4 && index == d->config.fixed_index)
-        return refuse(d, -EINVAL);
+        return value == d->config.fixed_entry ? 0 : refuse(d, -EINVAL);
+    entry = entry_of(d, pa);
+    if (level == 1 && update_page(d, entry, value))
+        return 0;
     err = get_entry(d, level, value);
     if (err)
         return refuse(d, err);
-    entry = d->ops.frame(d->ops.arg, pa & PTE_ADDR) + index;
     old = __atomic_exchange_n(entry, value, __ATOMIC_SEQ_CST);
     put_entry(d, level, old);
     return 0;
@@ -264,7 +313,7 @@ int direct_clear(struct direct *d, uint64_t pa)
         return refuse(d, -EINVAL);
     if (frame->type != DIRECT_NONE)
         return refuse(d, -EBUSY);
-    words = d->ops.frame(d->ops.arg, pa);
+    words = entry_of(d, pa);
     for (unsigned i = 0; i < PT_ENTRIES; i++)
         words[i] = 0;
     return 0;

@@ -35,17 +35,18 @@ struct direct_frame {
     uint8_t pinned;
 };
 
-struct direct_ops {
-    void *arg;
-    /* The 4 KiB of guest memory at pa, 4 KiB aligned; NULL: no RAM. */
-    uint64_t *(*frame)(void *arg, uint64_t pa);
-    /* Empties every CPU's TLB and paging-structure caches. */
-    void (*flush_all)(void *arg);
+/* Guest RAM: [start, end), where `at` is. Multiples of 4 KiB. */
+struct direct_ram {
+    uint64_t start, end;
+    uint8_t *at;
 };
 
 struct direct_config {
     unsigned physical_bits;
-    uint64_t frames; /* frame numbers are below this */
+    struct direct_ram ram[2]; /* the second may be empty */
+    /* Empties every CPU's TLB and paging-structure caches. */
+    void (*flush_all)(void *arg);
+    void *arg;
     /* The PML4 entry that is ours in every root, and what it holds. */
     unsigned fixed_index;
     uint64_t fixed_entry;
@@ -57,14 +58,13 @@ struct direct_stats {
 
 struct direct {
     struct direct_config config;
-    struct direct_ops ops;
-    struct direct_frame *frames; /* config.frames of them, zeroed */
+    struct direct_frame *frames; /* one for each below RAM's end, zeroed */
     uint32_t epoch;
     struct direct_stats stats;
 };
 
 void direct_init(struct direct *d, const struct direct_config *config,
-                 const struct direct_ops *ops, struct direct_frame *frames);
+                 struct direct_frame *frames);
 
 /* Writes one entry of a table: 0; -EINVAL when `pa` is in no table (or is ours,
  * or `value` has reserved bits or is no mapping a table of that level can

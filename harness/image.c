@@ -14,6 +14,11 @@ const char *image_default_path(void)
     return MEMVIRT_BUILD "/guest.elf";
 }
 
+const char *image_pv_path(void)
+{
+    return MEMVIRT_BUILD "/guest-pv.elf";
+}
+
 int image_open(const char *path, const void **bytes, size_t *length,
                struct why *why)
 {

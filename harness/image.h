@@ -6,8 +6,10 @@
 
 #include <stddef.h>
 
-/* The guest image that belongs to this command. */
+/* The guest images that belong to this command: the one for every technique,
+ * and the one whose kernel makes hypercalls. */
 const char *image_default_path(void);
+const char *image_pv_path(void);
 
 /* Maps the file read-only. -EFBIG above 1 GiB, -EINVAL when empty or no
  * regular file, or what open says; a sentence each. image_close undoes it. */

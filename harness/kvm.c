@@ -132,7 +132,9 @@ static struct vm_config configure(const struct run_spec *spec,
 static int load(const struct run_spec *spec, struct vm *vm, struct why *why)
 {
     struct guest_config config = run_guest_config(spec);
-    const char *path = spec->image[0] ? spec->image : image_default_path();
+    const char *path = spec->image[0]               ? spec->image
+                       : spec->technique == TECH_PV ? image_pv_path()
+                                                    : image_default_path();
     const void *image;
     size_t bytes;
     int err = image_open(path, &image, &bytes, why);
@@ -341,6 +343,7 @@ static int software_run(const struct run_spec *spec,
 {
     int err = software_here(workload, why);
     struct vm_software software = {
+        .pv = spec->technique == TECH_PV,
         .policy = spec->shadow_policy,
         .roots = spec->shadow_roots,
         .no_assist = spec->no_assist,
@@ -357,18 +360,28 @@ static int software_run(const struct run_spec *spec,
                        "KVM's own shadow paging does not see tables that "
                        "another process writes, so --assist off needs EPT or "
                        "NPT under it: 'memvirt lab -- run ...' has that");
-    snprintf(record->shadow_policy, sizeof record->shadow_policy, "%s",
-             shadow_policy_name(spec->shadow_policy));
+    if (!software.pv)
+        snprintf(record->shadow_policy, sizeof record->shadow_policy, "%s",
+                 shadow_policy_name(spec->shadow_policy));
     snprintf(record->assist, sizeof record->assist, "%s",
              spec->no_assist ? "off" : "on");
-    record->shadow_roots = (struct maybe_u64){
-        true, spec->shadow_roots ? spec->shadow_roots : VM_ROOTS_DEFAULT};
+    record->shadow_roots =
+        (struct maybe_u64){!software.pv, spec->shadow_roots ? spec->shadow_roots
+                                                            : VM_ROOTS_DEFAULT};
     return run_under_kvm(spec, record, &software, why);
 }
 
 const struct technique_ops technique_trap = {
     .summary = "software VMM: guest kernel at CPL 3, what doesn't trap patched",
     .mmu = "shadow",
+    .here = software_here,
+    .run = software_run,
+};
+
+const struct technique_ops technique_pv = {
+    .summary = "software VMM: guest kernel at CPL 3 that makes hypercalls, on "
+               "its own tables, validated",
+    .mmu = "direct",
     .here = software_here,
     .run = software_run,
 };

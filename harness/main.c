@@ -17,6 +17,8 @@ static const struct command {
     {"model", "compute translations where nothing can measure them", cmd_model},
     {"trace", "record a workload's accesses for the model", cmd_trace},
     {"walk", "one translation explained, entry by entry", cmd_walk},
+    {"audit", "instructions that tell a guest kernel it is not the host",
+     cmd_audit},
     {"kvm", "show or turn the host's ept/npt switch", cmd_kvm},
     {"compare", "page faults under shadow paging, measured and modelled",
      cmd_compare},

@@ -324,8 +324,7 @@ static int make_spec(const struct plan_request *request,
 static int push_choices(struct plan *plan, const struct axes *axes,
                         struct run_spec *spec, struct why *why)
 {
-    unsigned policies =
-        technique_is_software(spec->technique) ? axes->policy_count : 1;
+    unsigned policies = spec->technique == TECH_TRAP ? axes->policy_count : 1;
     unsigned assists =
         technique_is_software(spec->technique) ? axes->assist_count : 1;
     int err = 0;

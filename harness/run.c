@@ -1,5 +1,7 @@
 #include "harness/run.h"
 
+#include "workloads/audit.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
@@ -326,6 +328,21 @@ static json_t *phase_to_json(const struct phase_record *phase)
                      counters_to_json(&phase->rows));
 }
 
+/* Numbers of 64 bits as JSON has them: signed. */
+static json_t *audits_to_json(const struct run_record *record)
+{
+    json_t *audits = json_array();
+
+    for (unsigned i = 0; audits && i < record->audit_count; i++) {
+        const struct guest_audit *a = &record->audits[i];
+
+        append(&audits, json_pack("[I, I, I, I]", (json_int_t)a->instruction,
+                                  (json_int_t)a->vector, (json_int_t)a->value,
+                                  (json_int_t)a->expected));
+    }
+    return audits;
+}
+
 char *run_record_to_json(const struct run_record *record)
 {
     json_t *phases = json_array();
@@ -333,14 +350,16 @@ char *run_record_to_json(const struct run_record *record)
     for (unsigned i = 0; phases && i < record->phase_count; i++)
         append(&phases, phase_to_json(&record->phases[i]));
     return dump(json_pack(
-        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "status",
-        status_name(record->status), "message", from_text(record->message),
-        "started_at", from_text(record->started_at), "kvm",
-        from_text(record->kvm), "mmu", from_text(record->mmu), "shadow_policy",
-        from_text(record->shadow_policy), "assist", from_text(record->assist),
-        "shadow_roots", from_maybe(record->shadow_roots), "guest_page_bytes",
+        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "status", status_name(record->status), "message",
+        from_text(record->message), "started_at", from_text(record->started_at),
+        "kvm", from_text(record->kvm), "mmu", from_text(record->mmu),
+        "shadow_policy", from_text(record->shadow_policy), "assist",
+        from_text(record->assist), "shadow_roots",
+        from_maybe(record->shadow_roots), "guest_page_bytes",
         from_maybe(record->guest_page_bytes), "host_page_bytes",
-        from_maybe(record->host_page_bytes), "phases", phases));
+        from_maybe(record->host_page_bytes), "phases", phases, "audits",
+        audits_to_json(record)));
 }
 
 /* ---- Reading JSON ------------------------------------------------------ */
@@ -543,6 +562,31 @@ static int read_phase(json_t *json, struct phase_record *phase, struct why *why)
     return r.err;
 }
 
+static void read_audits(struct reader *r, struct run_record *record)
+{
+    const json_t *audits = json_object_get(r->object, "audits");
+    size_t count = json_array_size(audits);
+
+    if (!json_is_array(audits) || count > GUEST_AUDITS_MAX)
+        wrong(r, "audits", "a list of at most 32");
+    for (size_t i = 0; !r->err && i < count; i++) {
+        const json_t *audit = json_array_get(audits, i);
+        uint64_t part[4];
+
+        for (size_t n = 0; n < 4; n++) {
+            const json_t *value = json_array_get(audit, n);
+
+            if (!json_is_integer(value))
+                wrong(r, "audits", "lists of 4 integers");
+            part[n] = (uint64_t)json_integer_value(value);
+        }
+        if (part[0] >= AUDIT_INSTRUCTIONS || part[1] > GUEST_NO_VECTOR)
+            wrong(r, "audits", "of known instructions and vectors");
+        record->audits[record->audit_count++] = (struct guest_audit){
+            (uint32_t)part[0], (uint32_t)part[1], part[2], part[3]};
+    }
+}
+
 int run_record_from_json(const char *text, struct run_record *record,
                          struct why *why)
 {
@@ -570,6 +614,8 @@ int run_record_from_json(const char *text, struct run_record *record,
         record->phase_count++;
         r.err = read_phase(json_array_get(phases, i), &record->phases[i], why);
     }
+    if (!r.err)
+        read_audits(&r, record);
     json_decref(r.object);
     if (r.err)
         run_record_free(record);

@@ -9,6 +9,7 @@
 
 #include "base/why.h"
 #include "shadowpt/policy.h"
+#include "workloads/abi.h"
 #include "workloads/api.h"
 
 #include <stdbool.h>
@@ -132,6 +133,8 @@ struct run_record {
     struct maybe_u64 host_page_bytes;
     unsigned phase_count;
     struct phase_record phases[RUN_PHASES_MAX];
+    unsigned audit_count; /* 0 but for the workload of that name */
+    struct guest_audit audits[GUEST_AUDITS_MAX];
 };
 
 void run_record_free(struct run_record *record);

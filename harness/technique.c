@@ -23,6 +23,7 @@ const struct technique_ops *technique_ops(enum technique technique)
         [TECH_SHADOW] = &technique_shadow,
         [TECH_NESTED] = &technique_nested,
         [TECH_TRAP] = &technique_trap,
+        [TECH_PV] = &technique_pv,
     };
 
     return table[technique];
@@ -116,12 +117,25 @@ uint64_t run_ram_bytes(const struct run_spec *spec)
     return round_up(bytes, spec->host_page == HOST_1G ? PAGE_1G : PAGE_2M);
 }
 
-/* On whom the outcome of an access depends, for the test of that. */
+/* Who runs the guest's code, for the tests of that. */
+static uint32_t cpu_flags(const struct run_spec *spec)
+{
+    if (spec->technique == TECH_EMULATION)
+        return GUEST_CPU_TCG | GUEST_BARE_TCG;
+    if (spec->platform != PLATFORM_LAB_SVM)
+        return 0;
+    return GUEST_CPU_TCG |
+           (spec->technique == TECH_NATIVE ? GUEST_BARE_TCG : 0);
+}
+
+/* On whom the outcome of an access depends. */
 static uint32_t walker_flags(const struct run_spec *spec)
 {
     bool lab = spec->platform == PLATFORM_LAB_SVM;
     struct kvm_state state;
 
+    if (technique_is_software(spec->technique))
+        return GUEST_SOFTWARE_VMM;
     if (spec->technique == TECH_EMULATION)
         return GUEST_WALKED_BY_TCG;
     if (spec->technique != TECH_SHADOW)
@@ -135,7 +149,8 @@ struct guest_config run_guest_config(const struct run_spec *spec)
     struct guest_config config = {
         .magic = GUEST_CONFIG_MAGIC,
         .version = GUEST_ABI_VERSION,
-        .flags = (spec->pcid ? GUEST_USE_PCID : 0) | walker_flags(spec),
+        .flags = (spec->pcid ? GUEST_USE_PCID : 0) | walker_flags(spec) |
+                 cpu_flags(spec),
         .working_set_bytes = spec->working_set_bytes,
         .page_bytes = spec->guest_page_bytes,
         .operations = spec->operations,
@@ -188,6 +203,9 @@ int run_take_results(const struct guest_results *results, uint64_t khz,
         record->guest_page_bytes =
             (struct maybe_u64){true, results->page_bytes};
     add_boot(results, record, tick);
+    record->audit_count = results->audits;
+    for (unsigned i = 0; i < results->audits; i++)
+        record->audits[i] = results->audit[i];
     switch (results->state) {
     case GUEST_DONE:
         if (results->message[0])

@@ -46,7 +46,7 @@ extern const struct technique_ops technique_native;
 /* vm.c: KVM, with its shadow or nested paging */
 extern const struct technique_ops technique_shadow, technique_nested;
 /* The same VM with our monitor in it. */
-extern const struct technique_ops technique_trap;
+extern const struct technique_ops technique_trap, technique_pv;
 /* qemu.c */
 extern const struct technique_ops technique_emulation;
 

@@ -164,8 +164,19 @@ static void memtrace(void)
     replay("memtrace", fuzz_memtrace);
 }
 
+static void decode(void)
+{
+    replay("decode", fuzz_decode);
+}
+
+static void patch(void)
+{
+    replay("patch", fuzz_patch);
+}
+
 TEST_SUITE(fuzz, {"ELF loader", elf}, {"results page", results},
            {"run record", record}, {"CSV reader", csv},
            {"CPU profile", profile}, {"trace", trace},
            {"block of a trace", block}, {"lackey", lackey},
-           {"ChampSim", champsim}, {"memtrace", memtrace});
+           {"ChampSim", champsim}, {"memtrace", memtrace}, {"decode", decode},
+           {"patch", patch});

@@ -220,7 +220,7 @@ static void everywhere_the_same(void)
     free(folder);
     if (!have("qemu-system-x86_64", "qemu-system-x86") ||
         !lab_ok(results, "\"$MEMVIRT\" run -t native,emulation,shadow,nested "
-                         "-w mmu,memory --size 64K --ops 20"))
+                         "-w mmu,memory,selftest --size 64K --ops 20"))
         return;
     runs = read_csv(results, "runs.csv");
     if (runs) {

@@ -38,6 +38,7 @@ static const uint8_t plain_ops[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     SAME(XSETBV),
     SAME(RDTSC),
     SAME(RDTSCP),
+    SAME(RDPID),
     SAME(RDPMC),
     SAME(MONITOR),
     SAME(MWAIT),
@@ -186,16 +187,29 @@ static uint8_t segment_of(ZydisRegister segment)
                : (uint8_t)(segment - ZYDIS_REGISTER_ES);
 }
 
-static void take_memory(const ZydisDecodedOperand *o, struct insn *insn)
+/* With mod 0 a SIB's base of 5 is none but a displacement, R13's number
+ * included (SDM vol. 2, table 2-3 and 2.2.1.2). Zydis 4.0 takes it for R13D
+ * when addresses have 32 bits. */
+static bool has_no_base(const ZydisDecodedInstruction *z)
 {
-    insn->segment = segment_of(o->mem.segment);
-    insn->base = reg_of(o->mem.base);
-    insn->index = reg_of(o->mem.index);
-    insn->scale = o->mem.scale ? o->mem.scale : 1;
-    insn->disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+    return z->attributes & ZYDIS_ATTRIB_HAS_SIB && !z->raw.modrm.mod &&
+           (z->raw.sib.base & 7) == 5;
 }
 
-static void take_operand(const ZydisDecodedOperand *o, struct insn *insn,
+static void take_memory(const ZydisDecodedInstruction *z,
+                        const ZydisDecodedOperand *o, struct insn *insn)
+{
+    insn->segment = segment_of(o->mem.segment);
+    insn->base = has_no_base(z) ? INSN_REG_NONE : reg_of(o->mem.base);
+    insn->index = reg_of(o->mem.index);
+    insn->scale = o->mem.scale ? o->mem.scale : 1;
+    insn->disp = has_no_base(z)                 ? z->raw.disp.value
+                 : o->mem.disp.has_displacement ? o->mem.disp.value
+                                                : 0;
+}
+
+static void take_operand(const ZydisDecodedInstruction *z,
+                         const ZydisDecodedOperand *o, struct insn *insn,
                          unsigned n)
 {
     struct insn_operand *to = &insn->operand[n];
@@ -209,10 +223,14 @@ static void take_operand(const ZydisDecodedOperand *o, struct insn *insn,
     case ZYDIS_OPERAND_TYPE_IMMEDIATE:
         to->kind = INSN_OPERAND_IMM;
         insn->imm = o->imm.value.s;
+        /* A source is extended to its destination's size (SDM vol. 1, 3.7.1);
+         * the bytes that encode it are no size of anything. */
+        if (n)
+            to->size = insn->operand[0].size;
         break;
     case ZYDIS_OPERAND_TYPE_MEMORY:
         to->kind = INSN_OPERAND_MEMORY;
-        take_memory(o, insn);
+        take_memory(z, o, insn);
         break;
     default:
         break;
@@ -233,7 +251,7 @@ static void take_operands(const ZydisDecodedInstruction *z,
         /* IN and OUT name the accumulator; the port is the operand. */
         if ((insn->op == INSN_IN && i == 0) || (insn->op == INSN_OUT && i == 1))
             continue;
-        take_operand(&o[i], insn, n++);
+        take_operand(z, &o[i], insn, n++);
     }
 }
 
@@ -248,6 +266,23 @@ static void take_string_segment(const ZydisDecodedInstruction *z,
             insn->segment = segment_of(o[i].mem.segment);
 }
 
+/* Ports are at most 32 bits wide, with REX.W too (SDM vol. 2, INS, OUTS). */
+static uint8_t string_size(const ZydisDecodedInstruction *z)
+{
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_STOSB:
+    case ZYDIS_MNEMONIC_MOVSB:
+    case ZYDIS_MNEMONIC_INSB:
+    case ZYDIS_MNEMONIC_OUTSB:
+        return 1;
+    case ZYDIS_MNEMONIC_INSD:
+    case ZYDIS_MNEMONIC_OUTSD:
+        return 4;
+    default:
+        return (uint8_t)(z->operand_width / 8);
+    }
+}
+
 static uint8_t size_of(const ZydisDecodedInstruction *z,
                        const ZydisDecodedOperand *o, const struct insn *insn)
 {
@@ -260,12 +295,7 @@ static uint8_t size_of(const ZydisDecodedInstruction *z,
     case INSN_MOVS:
     case INSN_INS:
     case INSN_OUTS:
-        return z->mnemonic == ZYDIS_MNEMONIC_STOSB ||
-                       z->mnemonic == ZYDIS_MNEMONIC_MOVSB ||
-                       z->mnemonic == ZYDIS_MNEMONIC_INSB ||
-                       z->mnemonic == ZYDIS_MNEMONIC_OUTSB
-                   ? 1
-                   : (uint8_t)(z->operand_width / 8);
+        return string_size(z);
     case INSN_PUSH:
     case INSN_POP:
     case INSN_PUSHF:
@@ -350,89 +380,90 @@ int decode_insn(const uint8_t *bytes, size_t count, struct insn *insn)
     return 0;
 }
 
+static const char *const names[INSN_OPS] = {
+    [INSN_UNDEFINED] = "undefined",
+    [INSN_UNSUPPORTED] = "unsupported",
+    [INSN_HLT] = "hlt",
+    [INSN_CLI] = "cli",
+    [INSN_STI] = "sti",
+    [INSN_MOV_FROM_CR] = "mov_from_cr",
+    [INSN_MOV_TO_CR] = "mov_to_cr",
+    [INSN_MOV_FROM_DR] = "mov_from_dr",
+    [INSN_MOV_TO_DR] = "mov_to_dr",
+    [INSN_LMSW] = "lmsw",
+    [INSN_CLTS] = "clts",
+    [INSN_INVLPG] = "invlpg",
+    [INSN_INVPCID] = "invpcid",
+    [INSN_RDMSR] = "rdmsr",
+    [INSN_WRMSR] = "wrmsr",
+    [INSN_LGDT] = "lgdt",
+    [INSN_LIDT] = "lidt",
+    [INSN_LLDT] = "lldt",
+    [INSN_LTR] = "ltr",
+    [INSN_SWAPGS] = "swapgs",
+    [INSN_SYSRET] = "sysret",
+    [INSN_WBINVD] = "wbinvd",
+    [INSN_IN] = "in",
+    [INSN_OUT] = "out",
+    [INSN_INS] = "ins",
+    [INSN_OUTS] = "outs",
+    [INSN_XSETBV] = "xsetbv",
+    [INSN_RDTSC] = "rdtsc",
+    [INSN_RDTSCP] = "rdtscp",
+    [INSN_RDPID] = "rdpid",
+    [INSN_RDPMC] = "rdpmc",
+    [INSN_MONITOR] = "monitor",
+    [INSN_MWAIT] = "mwait",
+    [INSN_SGDT] = "sgdt",
+    [INSN_SIDT] = "sidt",
+    [INSN_SLDT] = "sldt",
+    [INSN_STR] = "str",
+    [INSN_SMSW] = "smsw",
+    [INSN_PUSHF] = "pushf",
+    [INSN_POPF] = "popf",
+    [INSN_LAR] = "lar",
+    [INSN_LSL] = "lsl",
+    [INSN_VERR] = "verr",
+    [INSN_VERW] = "verw",
+    [INSN_MOV_FROM_SEG] = "mov_from_seg",
+    [INSN_MOV_TO_SEG] = "mov_to_seg",
+    [INSN_PUSH_SEG] = "push_seg",
+    [INSN_POP_SEG] = "pop_seg",
+    [INSN_LOAD_FAR] = "load_far_pointer",
+    [INSN_CALL_FAR] = "call_far",
+    [INSN_JMP_FAR] = "jmp_far",
+    [INSN_RET_FAR] = "ret_far",
+    [INSN_INT] = "int",
+    [INSN_IRET] = "iret",
+    [INSN_MOV] = "mov",
+    [INSN_ADD] = "add",
+    [INSN_OR] = "or",
+    [INSN_ADC] = "adc",
+    [INSN_SBB] = "sbb",
+    [INSN_AND] = "and",
+    [INSN_SUB] = "sub",
+    [INSN_XOR] = "xor",
+    [INSN_INC] = "inc",
+    [INSN_DEC] = "dec",
+    [INSN_NOT] = "not",
+    [INSN_NEG] = "neg",
+    [INSN_BTS] = "bts",
+    [INSN_BTR] = "btr",
+    [INSN_BTC] = "btc",
+    [INSN_XCHG] = "xchg",
+    [INSN_XADD] = "xadd",
+    [INSN_CMPXCHG] = "cmpxchg",
+    [INSN_CMPXCHG8B] = "cmpxchg8b",
+    [INSN_MOVNTI] = "movnti",
+    [INSN_STOS] = "stos",
+    [INSN_MOVS] = "movs",
+    [INSN_PUSH] = "push",
+    [INSN_POP] = "pop",
+    [INSN_CALL] = "call",
+};
+
 const char *insn_op_name(unsigned op)
 {
-    static const char *const names[INSN_OPS] = {
-        [INSN_UNDEFINED] = "undefined",
-        [INSN_UNSUPPORTED] = "unsupported",
-        [INSN_HLT] = "hlt",
-        [INSN_CLI] = "cli",
-        [INSN_STI] = "sti",
-        [INSN_MOV_FROM_CR] = "mov_from_cr",
-        [INSN_MOV_TO_CR] = "mov_to_cr",
-        [INSN_MOV_FROM_DR] = "mov_from_dr",
-        [INSN_MOV_TO_DR] = "mov_to_dr",
-        [INSN_LMSW] = "lmsw",
-        [INSN_CLTS] = "clts",
-        [INSN_INVLPG] = "invlpg",
-        [INSN_INVPCID] = "invpcid",
-        [INSN_RDMSR] = "rdmsr",
-        [INSN_WRMSR] = "wrmsr",
-        [INSN_LGDT] = "lgdt",
-        [INSN_LIDT] = "lidt",
-        [INSN_LLDT] = "lldt",
-        [INSN_LTR] = "ltr",
-        [INSN_SWAPGS] = "swapgs",
-        [INSN_SYSRET] = "sysret",
-        [INSN_WBINVD] = "wbinvd",
-        [INSN_IN] = "in",
-        [INSN_OUT] = "out",
-        [INSN_INS] = "ins",
-        [INSN_OUTS] = "outs",
-        [INSN_XSETBV] = "xsetbv",
-        [INSN_RDTSC] = "rdtsc",
-        [INSN_RDTSCP] = "rdtscp",
-        [INSN_RDPMC] = "rdpmc",
-        [INSN_MONITOR] = "monitor",
-        [INSN_MWAIT] = "mwait",
-        [INSN_SGDT] = "sgdt",
-        [INSN_SIDT] = "sidt",
-        [INSN_SLDT] = "sldt",
-        [INSN_STR] = "str",
-        [INSN_SMSW] = "smsw",
-        [INSN_PUSHF] = "pushf",
-        [INSN_POPF] = "popf",
-        [INSN_LAR] = "lar",
-        [INSN_LSL] = "lsl",
-        [INSN_VERR] = "verr",
-        [INSN_VERW] = "verw",
-        [INSN_MOV_FROM_SEG] = "mov_from_seg",
-        [INSN_MOV_TO_SEG] = "mov_to_seg",
-        [INSN_PUSH_SEG] = "push_seg",
-        [INSN_POP_SEG] = "pop_seg",
-        [INSN_LOAD_FAR] = "load_far_pointer",
-        [INSN_CALL_FAR] = "call_far",
-        [INSN_JMP_FAR] = "jmp_far",
-        [INSN_RET_FAR] = "ret_far",
-        [INSN_INT] = "int",
-        [INSN_IRET] = "iret",
-        [INSN_MOV] = "mov",
-        [INSN_ADD] = "add",
-        [INSN_OR] = "or",
-        [INSN_ADC] = "adc",
-        [INSN_SBB] = "sbb",
-        [INSN_AND] = "and",
-        [INSN_SUB] = "sub",
-        [INSN_XOR] = "xor",
-        [INSN_INC] = "inc",
-        [INSN_DEC] = "dec",
-        [INSN_NOT] = "not",
-        [INSN_NEG] = "neg",
-        [INSN_BTS] = "bts",
-        [INSN_BTR] = "btr",
-        [INSN_BTC] = "btc",
-        [INSN_XCHG] = "xchg",
-        [INSN_XADD] = "xadd",
-        [INSN_CMPXCHG] = "cmpxchg",
-        [INSN_CMPXCHG8B] = "cmpxchg8b",
-        [INSN_MOVNTI] = "movnti",
-        [INSN_STOS] = "stos",
-        [INSN_MOVS] = "movs",
-        [INSN_PUSH] = "push",
-        [INSN_POP] = "pop",
-        [INSN_CALL] = "call",
-    };
-
     return op < INSN_OPS ? names[op] : NULL;
 }
 
@@ -446,6 +477,8 @@ static bool names_cpl(const struct insn *insn)
 bool insn_is_sensitive(const struct insn *insn)
 {
     switch (insn->op) {
+    case INSN_RDTSCP: /* IA32_TSC_AUX is the guest's in the monitor only */
+    case INSN_RDPID:
     case INSN_SGDT ... INSN_VERW:
     case INSN_CALL_FAR ... INSN_IRET:
         return true;

@@ -11,8 +11,12 @@
 /*
  * Decodes the instruction that starts at `bytes`, in 64-bit mode. 0; or
  * -ENODATA when it goes on beyond `count` bytes, and less than 15 were given.
- * What no CPU knows is INSN_UNDEFINED, of length 1; what the monitor does not
- * emulate is INSN_UNSUPPORTED.
+ * What no CPU knows is INSN_UNDEFINED of length 1, and so is what is longer
+ * than 15 bytes: the CPU has said #GP for that (SDM vol. 2, 2.3.11) by the time
+ * anybody asks. UD0, UD1 and UD2 are INSN_UNDEFINED with their length. What the
+ * monitor does not emulate is INSN_UNSUPPORTED.
+ *
+ * Where vendors differ it is Intel's: 66 does nothing to a near branch.
  */
 int decode_insn(const uint8_t *bytes, size_t count, struct insn *insn);
 

@@ -1,6 +1,5 @@
 #include "vmm/elf.h"
 
-#include <elf.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
@@ -75,15 +74,21 @@ static int load_segment(const uint8_t *image, size_t bytes,
     return 0;
 }
 
+int elf_header(const void *image, size_t bytes, Elf64_Ehdr *header,
+               struct why *why)
+{
+    *header = (Elf64_Ehdr){0};
+    memcpy(header, image, bytes < sizeof *header ? bytes : sizeof *header);
+    return check_header(header, bytes, why);
+}
+
 int elf_load(const void *image, size_t bytes, uint8_t *ram, uint64_t ram_bytes,
              uint64_t floor, uint64_t *entry, struct why *why)
 {
-    Elf64_Ehdr header = {0};
+    Elf64_Ehdr header;
     unsigned loaded = 0;
-    int err;
+    int err = elf_header(image, bytes, &header, why);
 
-    memcpy(&header, image, bytes < sizeof header ? bytes : sizeof header);
-    err = check_header(&header, bytes, why);
     for (unsigned i = 0; !err && i < header.e_phnum; i++) {
         Elf64_Phdr segment;
 

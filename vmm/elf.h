@@ -4,6 +4,7 @@
 
 #include "base/why.h"
 
+#include <elf.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,5 +19,12 @@
  */
 int elf_load(const void *image, size_t bytes, uint8_t *ram, uint64_t ram_bytes,
              uint64_t floor, uint64_t *entry, struct why *why);
+
+/*
+ * The header of such an image, once it is known to be one and its table of at
+ * most 64 program headers to be in the file. 0, or -EINVAL with a sentence.
+ */
+int elf_header(const void *image, size_t bytes, Elf64_Ehdr *header,
+               struct why *why);
 
 #endif

@@ -1,36 +1,72 @@
 #include "vmm/patch.h"
 
 #include "vmm/decode.h"
+#include "vmm/elf.h"
 
-#include <elf.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define PATCHES_MAX (1u << 20)
 
+/* A symbol in text, or a section's start where there are none. In the order
+ * in which they are believed at one address. */
+enum kind { KIND_FUNCTION, KIND_OBJECT, KIND_LABEL };
+
+struct start {
+    uint32_t section;
+    enum kind kind;
+    uint64_t offset, size; /* in the section; size 0: to the next start */
+};
+
 struct image {
     const uint8_t *bytes;
     size_t size;
-    const Elf64_Ehdr *header;
-    const Elf64_Phdr *segments;
-    const Elf64_Shdr *sections;
+    Elf64_Ehdr header;
+    struct start *starts; /* sorted by section, then offset */
+    size_t start_count;
+    bool named; /* by symbols */
     struct patch_list *list;
     size_t room;
     struct why *why;
 };
 
+/* The loaded bytes of a section. */
+struct text {
+    const uint8_t *code;
+    uint64_t va, pa, size;
+};
+
 /* ---- The image --------------------------------------------------------- */
 
-static const void *at(const struct image *im, uint64_t offset, uint64_t count,
-                      uint64_t each)
+static bool inside(uint64_t offset, uint64_t length, uint64_t limit)
 {
-    if (each && count > im->size / each)
-        return NULL;
-    if (offset > im->size || count * each > im->size - offset || offset % 8)
-        return NULL;
-    return im->bytes + offset;
+    return offset <= limit && length <= limit - offset;
+}
+
+/* Copied out, because nothing says that tables are aligned. */
+static bool read_entry(const struct image *im, uint64_t table, uint64_t index,
+                       void *entry, size_t each)
+{
+    if (table > im->size || index >= (im->size - table) / each)
+        return false;
+    memcpy(entry, im->bytes + table + index * each, each);
+    return true;
+}
+
+static bool read_section(const struct image *im, unsigned n, Elf64_Shdr *s)
+{
+    return read_entry(im, im->header.e_shoff, n, s, sizeof *s);
+}
+
+static bool is_text(const Elf64_Shdr *s)
+{
+    uint64_t flags = SHF_ALLOC | SHF_EXECINSTR;
+
+    return s->sh_type == SHT_PROGBITS && s->sh_size &&
+           (s->sh_flags & flags) == flags;
 }
 
 static int bad(const struct image *im, const char *what)
@@ -39,104 +75,159 @@ static int bad(const struct image *im, const char *what)
                    what);
 }
 
-static int open_image(struct image *im)
+/* Overlapping sections could make the work any multiple of the file. */
+static int check_sections(const struct image *im)
 {
-    const Elf64_Ehdr *h = at(im, 0, 1, sizeof *h);
+    const Elf64_Ehdr *h = &im->header;
+    uint64_t text = 0;
 
-    if (!h || memcmp(h->e_ident, ELFMAG, SELFMAG) ||
-        h->e_ident[EI_CLASS] != ELFCLASS64)
-        return why_set(im->why, EINVAL, "the guest image is not ELF64");
-    im->header = h;
-    im->segments = at(im, h->e_phoff, h->e_phnum, sizeof *im->segments);
-    im->sections = at(im, h->e_shoff, h->e_shnum, sizeof *im->sections);
-    if (!im->segments || h->e_phentsize != sizeof *im->segments)
-        return bad(im, "program header table");
-    if (!im->sections || h->e_shentsize != sizeof *im->sections)
+    if (!h->e_shoff || !h->e_shnum)
+        return why_set(im->why, EINVAL,
+                       "the guest image has no sections, which 'trap' needs to "
+                       "tell code from data: use an image that was not "
+                       "stripped");
+    if (h->e_shentsize != sizeof(Elf64_Shdr))
         return bad(im, "section header table");
+    for (unsigned i = 0; i < h->e_shnum; i++) {
+        Elf64_Shdr s;
+
+        if (!read_section(im, i, &s))
+            return bad(im, "section header table");
+        if (!is_text(&s))
+            continue;
+        if (!inside(text, s.sh_size, im->size))
+            return bad(im, "text");
+        text += s.sh_size;
+    }
     return 0;
 }
 
-/* Where a loaded address is in physical memory. */
-static bool physical(const struct image *im, uint64_t va, uint64_t *pa)
+/* By its segment: what is loaded counts, not what the section says. */
+static int find_text(const struct image *im, const Elf64_Shdr *s,
+                     struct text *text)
 {
-    for (unsigned i = 0; i < im->header->e_phnum; i++) {
-        const Elf64_Phdr *p = &im->segments[i];
+    for (unsigned i = 0; i < im->header.e_phnum; i++) {
+        uint64_t into;
+        Elf64_Phdr p;
 
-        if (p->p_type != PT_LOAD || va < p->p_vaddr ||
-            va - p->p_vaddr >= p->p_filesz)
+        if (!read_entry(im, im->header.e_phoff, i, &p, sizeof p))
+            return bad(im, "program header table");
+        into = s->sh_addr - p.p_vaddr;
+        if (p.p_type != PT_LOAD || s->sh_addr < p.p_vaddr ||
+            !inside(into, s->sh_size, p.p_filesz))
             continue;
-        *pa = p->p_paddr + (va - p->p_vaddr);
-        return true;
+        if (!inside(p.p_offset, p.p_filesz, im->size) ||
+            !inside(p.p_paddr, p.p_filesz, UINT64_MAX))
+            return bad(im, "text");
+        *text = (struct text){im->bytes + p.p_offset + into, s->sh_addr,
+                              p.p_paddr + into, s->sh_size};
+        return 0;
     }
-    return false;
+    return why_set(im->why, EINVAL,
+                   "the guest image's text at 0x%" PRIx64
+                   " is in no segment that is loaded",
+                   s->sh_addr);
 }
 
 /* ---- Where instructions begin ------------------------------------------ */
 
-struct starts {
-    uint64_t *va;
-    size_t count;
-};
-
-static int compare(const void *a, const void *b)
+static int compare_starts(const void *a, const void *b)
 {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    const struct start *x = a, *y = b;
 
-    return x < y ? -1 : x > y;
+    if (x->section != y->section)
+        return x->section < y->section ? -1 : 1;
+    if (x->offset != y->offset)
+        return x->offset < y->offset ? -1 : 1;
+    return (int)x->kind - (int)y->kind;
 }
 
-static bool is_code(const struct image *im, const Elf64_Shdr *section)
+static void take_symbol(struct image *im, const Elf64_Sym *symbol)
 {
-    (void)im;
-    return section->sh_type == SHT_PROGBITS &&
-           (section->sh_flags & (SHF_ALLOC | SHF_EXECINSTR)) ==
-               (SHF_ALLOC | SHF_EXECINSTR);
+    unsigned type = ELF64_ST_TYPE(symbol->st_info);
+    struct start start = {
+        .section = symbol->st_shndx,
+        .kind = type == STT_FUNC     ? KIND_FUNCTION
+                : type == STT_OBJECT ? KIND_OBJECT
+                                     : KIND_LABEL,
+        .size = symbol->st_size,
+    };
+    Elf64_Shdr s;
+
+    if ((type != STT_FUNC && type != STT_OBJECT && type != STT_NOTYPE) ||
+        !start.section || start.section >= im->header.e_shnum ||
+        !read_section(im, start.section, &s) || !is_text(&s))
+        return;
+    start.offset = symbol->st_value - s.sh_addr;
+    if (symbol->st_value < s.sh_addr || start.offset >= s.sh_size)
+        return;
+    if (start.kind == KIND_LABEL)
+        start.size = 0;
+    im->named |= start.kind != KIND_OBJECT;
+    im->starts[im->start_count++] = start;
 }
 
-static bool names_code(const struct image *im, const Elf64_Sym *s)
+static int take_symbols(struct image *im, const Elf64_Shdr *table)
 {
-    unsigned type = ELF64_ST_TYPE(s->st_info);
+    size_t count = table->sh_size / sizeof(Elf64_Sym);
 
-    return (type == STT_FUNC || type == STT_NOTYPE) && s->st_shndx &&
-           s->st_shndx < im->header->e_shnum &&
-           is_code(im, &im->sections[s->st_shndx]);
-}
+    if (!inside(table->sh_offset, table->sh_size, im->size))
+        return bad(im, "symbol table");
+    im->starts = calloc(count + 1, sizeof *im->starts);
+    if (!im->starts)
+        return why_set(im->why, ENOMEM, "out of memory");
+    for (size_t i = 0; i < count; i++) {
+        Elf64_Sym symbol;
 
-static int find_starts(const struct image *im, struct starts *starts)
-{
-    for (unsigned i = 0; i < im->header->e_shnum; i++) {
-        const Elf64_Shdr *section = &im->sections[i];
-        size_t count = section->sh_size / sizeof(Elf64_Sym);
-        const Elf64_Sym *symbols;
-
-        if (section->sh_type != SHT_SYMTAB || !count)
-            continue;
-        symbols = at(im, section->sh_offset, count, sizeof *symbols);
-        if (!symbols)
-            return bad(im, "symbol table");
-        starts->va = calloc(count, sizeof *starts->va);
-        if (!starts->va)
-            return why_set(im->why, ENOMEM, "out of memory");
-        for (size_t n = 0; n < count; n++)
-            if (names_code(im, &symbols[n]))
-                starts->va[starts->count++] = symbols[n].st_value;
-        qsort(starts->va, starts->count, sizeof *starts->va, compare);
-        return 0;
+        if (read_entry(im, table->sh_offset, i, &symbol, sizeof symbol))
+            take_symbol(im, &symbol);
     }
-    return why_set(im->why, EINVAL,
-                   "the guest image has no symbols, which 'trap' needs to tell "
-                   "code from data: use an image that was not stripped");
+    return 0;
+}
+
+/* An image has one symbol table (gABI, Sections). */
+static int find_symbols(struct image *im)
+{
+    for (unsigned i = 0; i < im->header.e_shnum; i++) {
+        Elf64_Shdr s;
+
+        if (read_section(im, i, &s) && s.sh_type == SHT_SYMTAB)
+            return take_symbols(im, &s);
+    }
+    return 0;
+}
+
+static int find_starts(struct image *im)
+{
+    int err = find_symbols(im);
+
+    if (err)
+        return err;
+    if (!im->named) {
+        free(im->starts);
+        im->start_count = 0;
+        im->starts = calloc(im->header.e_shnum, sizeof *im->starts);
+        if (!im->starts)
+            return why_set(im->why, ENOMEM, "out of memory");
+    }
+    for (unsigned i = 0; !im->named && i < im->header.e_shnum; i++) {
+        Elf64_Shdr s;
+
+        if (read_section(im, i, &s) && is_text(&s))
+            im->starts[im->start_count++] =
+                (struct start){.section = i, .kind = KIND_LABEL};
+    }
+    if (im->start_count)
+        qsort(im->starts, im->start_count, sizeof *im->starts, compare_starts);
+    return 0;
 }
 
 /* ---- Sites ------------------------------------------------------------- */
 
-static int add_site(struct image *im, uint64_t va, const struct insn *insn)
+static int add_site(struct image *im, uint64_t pa, const struct insn *insn)
 {
     struct patch_list *list = im->list;
-    uint64_t pa;
 
-    if (!physical(im, va, &pa))
-        return 0;
     if (list->count == PATCHES_MAX)
         return why_set(im->why, EINVAL,
                        "the guest image has too many sensitive instructions");
@@ -153,75 +244,148 @@ static int add_site(struct image *im, uint64_t va, const struct insn *insn)
     return 0;
 }
 
-/* From one symbol to the next. */
-static int sweep(struct image *im, const uint8_t *code, uint64_t va,
-                 uint64_t end)
+/* No instruction at all; UD2 and its like are some. */
+static bool is_data(const struct insn *insn)
 {
-    while (va < end) {
-        struct insn insn;
-        int err = decode_insn(code, end - va, &insn);
+    return insn->op == INSN_UNDEFINED && insn->length == 1;
+}
 
-        if (err)
-            return 0; /* it would go on in the next function: data */
-        if (insn_is_sensitive(&insn))
-            err = add_site(im, va, &insn);
-        if (err)
-            return err;
-        va += insn.length;
-        code += insn.length;
+/* Of text[from .. to); *end is where it stopped. */
+static int sweep(struct image *im, const struct text *text, uint64_t from,
+                 uint64_t to, uint64_t *end)
+{
+    struct patch_summary *summary = &im->list->summary;
+
+    summary->functions++;
+    for (*end = from; *end < to;) {
+        struct insn insn;
+
+        if (decode_insn(text->code + *end, to - *end, &insn) || is_data(&insn))
+            return 0;
+        if (insn_is_sensitive(&insn)) {
+            int err = add_site(im, text->pa + *end, &insn);
+
+            if (err)
+                return err;
+        }
+        summary->instructions++;
+        summary->swept += insn.length;
+        *end += insn.length;
     }
     return 0;
 }
 
-static int sweep_section(struct image *im, const Elf64_Shdr *section,
-                         const struct starts *starts)
+static int sweep_start(struct image *im, const struct text *text,
+                       const struct start *start, uint64_t next)
 {
-    const uint8_t *code;
+    uint64_t to = next, end;
+    int err;
+
+    if (start->size && start->size < to - start->offset)
+        to = start->offset + start->size;
+    err = sweep(im, text, start->offset, to, &end);
+    if (!err && !im->named && end < to)
+        return why_set(im->why, EINVAL,
+                       "the guest image has no symbols, and its text is no "
+                       "instruction at 0x%" PRIx64 ": 'trap' needs an image "
+                       "that was not stripped to tell code from data",
+                       text->va + end);
+    return err;
+}
+
+/* The starts of one section: starts[0 .. count). Symbols inside an object
+ * are its own. */
+static int sweep_section(struct image *im, const struct text *text,
+                         const struct start *starts, size_t count)
+{
+    uint64_t object_end = 0;
     int err = 0;
 
-    if (section->sh_offset > im->size ||
-        section->sh_size > im->size - section->sh_offset)
-        return bad(im, "text");
-    code = im->bytes + section->sh_offset;
-    for (size_t i = 0; !err && i < starts->count; i++) {
-        uint64_t start = starts->va[i] - section->sh_addr,
-                 next = section->sh_size;
+    for (size_t i = 0; !err && i < count; i++) {
+        const struct start *s = &starts[i];
+        size_t after = i + 1;
+        uint64_t next;
 
-        if (start >= section->sh_size)
+        if (i && s->offset == s[-1].offset)
             continue;
-        if (i + 1 < starts->count &&
-            starts->va[i + 1] - section->sh_addr < next)
-            next = starts->va[i + 1] - section->sh_addr;
-        err = sweep(im, code + start, section->sh_addr + start,
-                    section->sh_addr + next);
+        while (after < count && starts[after].offset == s->offset)
+            after++;
+        next = after < count ? starts[after].offset : text->size;
+        if (s->kind == KIND_OBJECT && inside(s->offset, s->size, text->size))
+            object_end = s->offset + s->size;
+        if (s->kind == KIND_FUNCTION ||
+            (s->kind == KIND_LABEL && s->offset >= object_end))
+            err = sweep_start(im, text, s, next);
     }
     return err;
 }
 
-static int compare_patches(const void *a, const void *b)
+static int sweep_all(struct image *im)
 {
-    return compare(&((const struct patch *)a)->pa,
-                   &((const struct patch *)b)->pa);
+    uint64_t total = 0;
+    size_t at = 0;
+    int err = 0;
+
+    for (unsigned i = 0; !err && i < im->header.e_shnum; i++) {
+        size_t first = at;
+        struct text text;
+        Elf64_Shdr s;
+
+        while (at < im->start_count && im->starts[at].section == i)
+            at++;
+        if (!read_section(im, i, &s) || !is_text(&s))
+            continue;
+        err = find_text(im, &s, &text);
+        if (!err)
+            err = sweep_section(im, &text, im->starts + first, at - first);
+        total += s.sh_size;
+    }
+    im->list->summary.skipped = total - im->list->summary.swept;
+    return err;
 }
 
-int patch_find(const void *bytes, size_t size, struct patch_list *list,
-               struct why *why)
-{
-    struct image im = {.bytes = bytes, .size = size, .list = list, .why = why};
-    struct starts starts = {NULL, 0};
-    int err;
+/* ---- The list ---------------------------------------------------------- */
 
-    *list = (struct patch_list){NULL, 0};
-    err = open_image(&im);
-    if (!err)
-        err = find_starts(&im, &starts);
-    for (unsigned i = 0; !err && i < im.header->e_shnum; i++)
-        if (is_code(&im, &im.sections[i]))
-            err = sweep_section(&im, &im.sections[i], &starts);
-    free(starts.va);
+static int compare_patches(const void *a, const void *b)
+{
+    uint64_t x = ((const struct patch *)a)->pa,
+             y = ((const struct patch *)b)->pa;
+
+    return x < y ? -1 : x > y;
+}
+
+static void finish(struct patch_list *list)
+{
+    size_t kept = 0;
+
     if (list->count)
         qsort(list->patches, list->count, sizeof *list->patches,
               compare_patches);
+    for (size_t i = 0; i < list->count; i++) {
+        if (kept && list->patches[kept - 1].pa == list->patches[i].pa)
+            continue;
+        list->patches[kept++] = list->patches[i];
+        list->summary.sites[list->patches[i].insn.op]++;
+    }
+    list->count = kept;
+}
+
+int patch_find(const void *image, size_t bytes, struct patch_list *list,
+               struct why *why)
+{
+    struct image im = {.bytes = image, .size = bytes, .list = list, .why = why};
+    int err;
+
+    *list = (struct patch_list){.patches = NULL};
+    err = elf_header(image, bytes, &im.header, why);
+    if (!err)
+        err = check_sections(&im);
+    if (!err)
+        err = find_starts(&im);
+    if (!err)
+        err = sweep_all(&im);
+    free(im.starts);
+    finish(list);
     return err;
 }
 
@@ -247,5 +411,5 @@ const struct insn *patch_lookup(const struct patch_list *list, uint64_t pa)
 void patch_free(struct patch_list *list)
 {
     free(list->patches);
-    *list = (struct patch_list){NULL, 0};
+    *list = (struct patch_list){.patches = NULL};
 }

@@ -19,14 +19,31 @@ struct patch {
     struct insn insn; /* as it was */
 };
 
-struct patch_list {
-    struct patch *patches; /* sorted by address */
-    size_t count;
+/* What was looked at: swept and skipped bytes make up all of the text. */
+struct patch_summary {
+    size_t functions;        /* places a sweep began at */
+    size_t instructions;     /* decoded */
+    uint64_t swept, skipped; /* bytes; skipped are data and padding */
+    size_t sites[INSN_OPS];
 };
 
-/* Finds them in the functions of an ELF64 image (vmm/elf.h) that its symbol
- * table names; the image is not trusted. 0, or -EINVAL with a sentence: one
- * without such symbols can't be told from data. patch_free in either case. */
+struct patch_list {
+    struct patch *patches; /* sorted by address, each once */
+    size_t count;
+    struct patch_summary summary;
+};
+
+/*
+ * Finds them in the executable sections of an ELF64 image (vmm/elf.h), as its
+ * segments load them. Each function of the symbol table is swept from its
+ * start to its end; bytes that are no instruction end the sweep until the
+ * next symbol, and objects in text are passed over. Without symbols each
+ * section is swept from its start, and one that is not code to its end is
+ * refused: data can't be told from code then, nor without sections.
+ *
+ * The image is not trusted. 0, -ENOMEM, or -EINVAL with a sentence; patch_free
+ * in any case.
+ */
 int patch_find(const void *image, size_t bytes, struct patch_list *list,
                struct why *why);
 /* Into memory that the image was loaded to: ram[0 .. ram_bytes). */

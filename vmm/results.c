@@ -1,6 +1,7 @@
 #include "vmm/results.h"
 
 #include "workloads/api.h"
+#include "workloads/audit.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -30,6 +31,17 @@ static int check_phase(const struct guest_phase *phase, unsigned index,
     return 0;
 }
 
+static int check_audits(const struct guest_results *results, struct why *why)
+{
+    for (unsigned i = 0; i < results->audits; i++)
+        if (results->audit[i].instruction >= AUDIT_INSTRUCTIONS)
+            return why_set(why, EINVAL,
+                           "the guest scribbled over its results page: "
+                           "instruction %u of the audit",
+                           results->audit[i].instruction);
+    return 0;
+}
+
 static void clean_message(char *message)
 {
     message[GUEST_MESSAGE_MAX - 1] = 0;
@@ -55,7 +67,8 @@ int guest_results_read(const volatile void *page, size_t bytes,
                        ", version %u)",
                        results->magic, results->version);
     if (results->state < GUEST_RUNNING || results->state > GUEST_UNSUPPORTED ||
-        results->phases > GUEST_PHASES_MAX)
+        results->phases > GUEST_PHASES_MAX ||
+        results->audits > GUEST_AUDITS_MAX)
         return why_set(why, EINVAL,
                        "the guest scribbled over its results page: state %u, "
                        "%u phases",
@@ -63,5 +76,5 @@ int guest_results_read(const volatile void *page, size_t bytes,
     clean_message(results->message);
     for (unsigned i = 0; !err && i < results->phases; i++)
         err = check_phase(&results->phase[i], i, why);
-    return err;
+    return err ? err : check_audits(results, why);
 }

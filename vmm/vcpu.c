@@ -285,7 +285,8 @@ void vcpu_loop(struct vcpu *vcpu)
                              __ATOMIC_RELAXED);
         if (run->exit_reason == KVM_EXIT_IO)
             io(vcpu);
-        else
+        /* A TPR that fell is for who keeps the local APIC: nobody. */
+        else if (run->exit_reason != KVM_EXIT_SET_TPR)
             end_of_exit(vcpu);
     }
 }

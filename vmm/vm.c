@@ -397,6 +397,7 @@ const char *vm_exit_name(unsigned reason)
         [KVM_EXIT_FAIL_ENTRY] = "fail_entry",
         [KVM_EXIT_INTR] = "intr",
         [KVM_EXIT_NMI] = "nmi",
+        [KVM_EXIT_SET_TPR] = "set_tpr",
         [KVM_EXIT_INTERNAL_ERROR] = "internal_error",
         [KVM_EXIT_SYSTEM_EVENT] = "system_event",
     };

@@ -12,13 +12,14 @@
 
 #include <stdint.h>
 
-#define GUEST_ABI_VERSION   2u
+#define GUEST_ABI_VERSION   3u
 #define GUEST_CONFIG_MAGIC  0x6766636d766d656dull /* "memvmcfg" */
 #define GUEST_RESULTS_MAGIC 0x7365726d766d656dull /* "memvmres" */
 
 #define GUEST_NAME_MAX    24
 #define GUEST_MESSAGE_MAX 256
 #define GUEST_PHASES_MAX  8
+#define GUEST_AUDITS_MAX  32
 
 /* I/O ports. The console and exit ports are QEMU's defaults for -debugcon and
  * -device isa-debug-exit. */
@@ -31,10 +32,13 @@
 
 enum guest_flags {
     GUEST_USE_PCID = 1 << 0, /* tag address spaces with PCIDs */
-    /* Whose known errors the paging test is to expect: */
+    /* Whose known errors the paging test and the self-test are to expect: */
     GUEST_WALKED_BY_TCG = 1 << 1, /* QEMU's TCG walks the guest's tables */
     GUEST_SHADOWED = 1 << 2,      /* KVM's shadow page tables, not kvm_pvm's */
     GUEST_UNDER_PVM = 1 << 3,     /* kvm_pvm */
+    GUEST_CPU_TCG = 1 << 4,       /* QEMU's TCG runs the guest's code */
+    GUEST_BARE_TCG = 1 << 5,      /* and nothing is in between */
+    GUEST_SOFTWARE_VMM = 1 << 6,  /* the kernel runs at CPL 3 */
 };
 
 struct guest_config {
@@ -74,6 +78,15 @@ struct guest_phase {
     uint64_t checksum; /* of what the workload computed: equal everywhere */
 };
 
+/* What an instruction of the audit did (workloads/audit.h). */
+struct guest_audit {
+    uint32_t instruction;     /* enum audit_instruction */
+    uint32_t vector;          /* of the exception, GUEST_NO_VECTOR for none */
+    uint64_t value, expected; /* no value where there was an exception */
+};
+
+#define GUEST_NO_VECTOR 0xffffu
+
 struct guest_results {
     uint64_t magic;
     uint32_t version;
@@ -84,6 +97,8 @@ struct guest_results {
     uint64_t page_bytes; /* the mapping size the guest really used */
     uint64_t boot_tsc;   /* at the guest kernel's first C statement */
     char message[GUEST_MESSAGE_MAX];
+    uint32_t audits, reserved;
+    struct guest_audit audit[GUEST_AUDITS_MAX];
 };
 
 #endif

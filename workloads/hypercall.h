@@ -15,11 +15,14 @@
 
 #include <stdint.h>
 
+#define PV_UPDATES_MAX 65536
+
 enum hypercall {
     /* struct pv_start *: this CPU from here on; -EINVAL, -EFAULT, -EBUSY as
      * HC_UPDATE. */
     HC_START = 1,
-    /* struct pv_update *, count: written in order. How many were; less than
+    /* struct pv_update *, 16-byte aligned, count, at most PV_UPDATES_MAX:
+     * written in order. How many were; less than
      * `count` when one was refused: it would have made a table writable, or
      * mapped no RAM, or had reserved bits, or was no entry of a table. */
     HC_UPDATE,

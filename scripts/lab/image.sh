@@ -94,7 +94,9 @@ copy_tree() { # FOLDER
     for file in memvirt memvirt-tests; do
         [[ ! -x $build/$file ]] || copy_linked "$1" "$build/$file"
     done
-    [[ ! -e $build/guest.elf ]] || cp "$build/guest.elf" "$1$build/"
+    for guest in "$build"/guest*.elf; do
+        [[ ! -e $guest ]] || cp "$guest" "$1$build/"
+    done
 }
 
 make_image() { # ARCHIVE

@@ -57,8 +57,7 @@ static void invlpg(struct mon *m, struct mon_cpu *cpu, uint64_t va)
 
 /* ---- Control registers ------------------------------------------------- */
 
-/* A guest that leaves 64-bit mode with paging leaves what the monitor can
- * follow. */
+/* Paging can't be turned off in 64-bit mode (SDM vol. 2, MOV to CR). */
 static int set_cr0(struct mon *m, struct mon_cpu *cpu, uint64_t value)
 {
     uint64_t old = cpu->v.cr0;
@@ -66,8 +65,8 @@ static int set_cr0(struct mon *m, struct mon_cpu *cpu, uint64_t value)
     if (value >> 32 || ((value & CR0_PG) && !(value & CR0_PE)) ||
         ((value & CR0_NW) && !(value & CR0_CD)))
         return bad(cpu);
-    if (!(value & CR0_PG) || !(value & CR0_PE))
-        return mon_end(cpu, MON_END_PAGING, cpu->v.cr4, value);
+    if (!(value & CR0_PG))
+        return bad(cpu);
     cpu->v.cr0 = (value & CR0_DEFINED) | CR0_ET;
     if ((old ^ cpu->v.cr0) & CR0_WP) {
         if (mon_update_mode(m, cpu))

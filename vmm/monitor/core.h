@@ -25,7 +25,7 @@
 #define RFLAGS_ARITHMETIC \
     (RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF)
 /* Kept in mon_virtual.flags: CPL 3 can't have them its way. */
-#define RFLAGS_VIRTUAL (RFLAGS_IF | RFLAGS_IOPL)
+#define RFLAGS_VIRTUAL (RFLAGS_IF | RFLAGS_IOPL | RFLAGS_NT)
 /* What POPF and IRET can change at all in 64-bit mode. */
 #define RFLAGS_LOADABLE                                                    \
     (RFLAGS_ARITHMETIC | RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_IOPL | \
@@ -64,6 +64,8 @@ struct mmu_state mon_mmu_state(const struct mon *m, const struct mon_cpu *cpu);
 
 /* memory.c: guest memory, with the rights of the virtual CPL; `implicit` ones
  * are the kernel's. */
+/* The guest's tables, for a walker. */
+struct mmu_memory mon_tables(struct mon *m);
 void *mon_ram(const struct mon *m, uint64_t pa, uint64_t bytes);
 int mon_read(struct mon *m, struct mon_cpu *cpu, uint64_t va, void *to,
              unsigned bytes);
@@ -109,6 +111,7 @@ int mon_check_return(struct mon *m, struct mon_cpu *cpu, uint16_t cs,
 /* pv.c */
 int mon_direct_locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                       enum mmu_access access, uint64_t *pa);
+void mon_direct_enter(struct mon *m, struct mon_cpu *cpu);
 int mon_direct_fault(struct mon_cpu *cpu);
 int mon_direct_syscall(struct mon *m, struct mon_cpu *cpu);
 int mon_hypercall(struct mon *m, struct mon_cpu *cpu);

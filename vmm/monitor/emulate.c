@@ -193,6 +193,8 @@ static int by_op(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)
     case INSN_RDTSC:
     case INSN_RDTSCP:
         return rdtsc(m, cpu, insn->op == INSN_RDTSCP);
+    case INSN_RDPID:
+        return mon_set_operand(m, cpu, insn, 0, cpu->v.tsc_aux);
     case INSN_WBINVD:
         return 0;
     case INSN_INT:

@@ -58,6 +58,7 @@ enum insn_op {
     INSN_XSETBV,
     INSN_RDTSC, /* where CR4.TSD is set */
     INSN_RDTSCP,
+    INSN_RDPID, /* operand[0] reg, 8 bytes; never traps */
     INSN_RDPMC,
     INSN_MONITOR,
     INSN_MWAIT,
@@ -129,7 +130,7 @@ enum insn_operand_kind {
 struct insn_operand {
     uint8_t kind; /* enum insn_operand_kind */
     uint8_t reg;  /* 0..15, or INSN_REG_HIGH | 0..3 */
-    uint8_t size; /* in bytes */
+    uint8_t size; /* in bytes; an immediate source has its destination's */
     uint8_t reserved;
 };
 

@@ -45,6 +45,11 @@ static int table_set(void *arg, uint64_t pa, uint64_t old, uint64_t bits)
                : -EAGAIN;
 }
 
+struct mmu_memory mon_tables(struct mon *m)
+{
+    return (struct mmu_memory){table_read, table_set, m};
+}
+
 /* Guest frames are where they say: the VM has nobody else's memory. A slot
  * ends at a multiple of 2 MiB, so that large frames are whole ones; larger
  * shadow pages not every KVM allows. */
@@ -107,7 +112,7 @@ void mon_flush_all(void *arg)
 int mon_memory_init(struct mon *m, uint8_t *arena)
 {
     const struct shadow_ops ops = {
-        .memory = {table_read, table_set, m},
+        .memory = mon_tables(m),
         .frame = frame_find,
         .flush_page = mon_flush_page,
         .flush_own = mon_flush_own,

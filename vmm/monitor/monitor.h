@@ -123,8 +123,9 @@ struct mon_cpu {
 
     struct mon_virtual v;
     /* pv, on the guest's own tables. */
-    bool direct;
+    bool direct, left;
     uint64_t kernel_root, user_root, pv_syscall, pv_cr2;
+    uint64_t left_root[2]; /* see pv.c */
     struct mon_exception exception;
     /* Page faults of one instruction: where it is, the last addresses, and how
      * often one of them came again. */

@@ -7,33 +7,40 @@
 
 /* ---- Memory, as the CPU finds it by the guest's tables ------------------ */
 
-static int table_read(void *arg, uint64_t pa, uint64_t *entry)
+/* Where every entry has been used as it will be again, the walk needs no more
+ * than to read it. Tables are validated: their addresses are RAM's. */
+static bool walk_quickly(const struct mon *m, uint64_t root, uint64_t va,
+                         enum mmu_access access, uint64_t *pa)
 {
-    const uint64_t *at = mon_ram(arg, pa, sizeof *at);
+    uint64_t need = PTE_P | PTE_US | PTE_A | (access == MMU_WRITE ? PTE_RW : 0);
+    uint64_t entry = root, all = ~0ull, any = 0;
 
-    if (!at)
-        return -ENXIO;
-    *entry = __atomic_load_n(at, __ATOMIC_RELAXED);
-    return 0;
-}
+    for (unsigned level = 4;; level--) {
+        const uint64_t *table = mon_ram(m, entry & PTE_ADDR, PAGE_4K);
 
-static int table_set(void *arg, uint64_t pa, uint64_t old, uint64_t bits)
-{
-    uint64_t *at = mon_ram(arg, pa, sizeof *at);
-
-    if (!at)
-        return -ENXIO;
-    return __atomic_compare_exchange_n(at, &old, old | bits, false,
-                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
-               ? 0
-               : -EAGAIN;
+        if (!table)
+            return false;
+        entry = __atomic_load_n(&table[pt_index(va, level)], __ATOMIC_RELAXED);
+        all &= entry;
+        any |= entry;
+        if ((all & need) != need)
+            return false;
+        if (level > 1 && !(entry & PTE_PS))
+            continue;
+        if ((access == MMU_WRITE && !(entry & PTE_D)) ||
+            (access == MMU_FETCH && (any & PTE_XD)))
+            return false;
+        *pa = (entry & PTE_ADDR & ~((1ull << pt_shift(level)) - 1)) |
+              (va & ((1ull << pt_shift(level)) - 1));
+        return true;
+    }
 }
 
 /* All the guest's is CPL 3's, its kernel's too; our own slot isn't. */
 int mon_direct_locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                       enum mmu_access access, uint64_t *pa)
 {
-    const struct mmu_memory memory = {table_read, table_set, m};
+    const struct mmu_memory memory = mon_tables(m);
     const struct mmu_request request = {
         .va = va, .access = access, .user = true};
     const struct mmu_state state = {
@@ -52,6 +59,8 @@ int mon_direct_locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
     if (pt_index(va, 4) == MON_SLOT)
         return mon_raise_error(cpu, VECTOR_PF,
                                user | (access == MMU_WRITE ? PF_W : 0));
+    if (walk_quickly(m, state.cr3, va, access, pa))
+        return 0;
     mmu_walk(&state, &memory, &request, &walk);
     if (walk.outcome == MMU_PAGE_FAULT)
         return mon_raise_error(cpu, VECTOR_PF,
@@ -74,6 +83,17 @@ int mon_direct_fault(struct mon_cpu *cpu)
 
 /* ---- Roots ------------------------------------------------------------- */
 
+/* Roots that are left stay valid until the CPU is off them, which it is when
+ * it comes back. */
+void mon_direct_enter(struct mon *m, struct mon_cpu *cpu)
+{
+    if (!cpu->left)
+        return;
+    direct_put_root(&m->direct, cpu->left_root[0]);
+    direct_put_root(&m->direct, cpu->left_root[1]);
+    cpu->left = false;
+}
+
 static int set_roots(struct mon *m, struct mon_cpu *cpu, uint64_t kernel,
                      uint64_t user)
 {
@@ -87,8 +107,9 @@ static int set_roots(struct mon *m, struct mon_cpu *cpu, uint64_t kernel,
         return err;
     }
     if (cpu->direct) {
-        direct_put_root(&m->direct, cpu->kernel_root);
-        direct_put_root(&m->direct, cpu->user_root);
+        cpu->left_root[0] = cpu->kernel_root;
+        cpu->left_root[1] = cpu->user_root;
+        cpu->left = true;
     }
     cpu->kernel_root = kernel;
     cpu->user_root = user;
@@ -119,30 +140,49 @@ static int start(struct mon *m, struct mon_cpu *cpu, uint64_t at,
 
 /* ---- Updates ----------------------------------------------------------- */
 
-#define UPDATES_AT_ONCE 32
+/* The updates in one page of the guest's array. Another vCPU may write to it
+ * meanwhile: each is read once. */
+static unsigned update_some(struct mon *m, const struct pv_update *updates,
+                            unsigned count)
+{
+    unsigned i = 0;
 
-/* A refused one ends the batch; a fault on the array is the guest's, before
- * anything of that piece is done. */
+    for (; i < count; i++) {
+        uint64_t entry = __atomic_load_n(&updates[i].entry, __ATOMIC_RELAXED);
+        uint64_t value = __atomic_load_n(&updates[i].value, __ATOMIC_RELAXED);
+
+        if (direct_update(&m->direct, entry, value))
+            break;
+    }
+    return i;
+}
+
+/* A refused one ends the batch; a fault on the array is the guest's, with what
+ * came before it done and the call to be made again. */
 static int update(struct mon *m, struct mon_cpu *cpu, uint64_t at,
                   uint64_t count, int64_t *result)
 {
-    struct pv_update updates[UPDATES_AT_ONCE];
     uint64_t done = 0;
 
     *result = 0;
+    if (at % sizeof(struct pv_update) || count > PV_UPDATES_MAX)
+        count = 0;
     while (done < count) {
-        uint64_t left = count - done;
-        unsigned n = left < UPDATES_AT_ONCE ? (unsigned)left : UPDATES_AT_ONCE;
+        uint64_t left = count - done, pa;
+        uint64_t room = (PAGE_4K - at % PAGE_4K) / sizeof(struct pv_update);
+        unsigned n = (unsigned)(left < room ? left : room), written;
+        const void *from;
 
-        if (mon_read(m, cpu, at + done * sizeof updates[0], updates,
-                     n * (unsigned)sizeof updates[0]))
+        if (mon_direct_locate(m, cpu, at, MMU_READ, &pa))
             return RAISED;
-        for (unsigned i = 0; i < n; i++, done++) {
-            if (direct_update(&m->direct, updates[i].entry, updates[i].value)) {
-                *result = (int64_t)done;
-                return 0;
-            }
-        }
+        from = mon_ram(m, pa, n * sizeof(struct pv_update));
+        if (!from)
+            return mon_end(cpu, MON_END_NO_MEMORY, pa, 0);
+        written = update_some(m, from, n);
+        done += written;
+        at += n * sizeof(struct pv_update);
+        if (written < n)
+            break;
     }
     *result = (int64_t)done;
     return 0;
@@ -230,7 +270,10 @@ int mon_hypercall(struct mon *m, struct mon_cpu *cpu)
         raised = start(m, cpu, cpu->frame.rdi, &result);
         break;
     case HC_UPDATE:
-        raised = update(m, cpu, cpu->frame.rdi, cpu->frame.rsi, &result);
+        if (cpu->direct)
+            raised = update(m, cpu, cpu->frame.rdi, cpu->frame.rsi, &result);
+        else
+            result = -EINVAL;
         break;
     default:
         result = simple(m, cpu, cpu->frame.rax);
@@ -242,23 +285,18 @@ int mon_hypercall(struct mon *m, struct mon_cpu *cpu)
     return raised;
 }
 
-static uint64_t *direct_frame(void *arg, uint64_t pa)
-{
-    return mon_ram(arg, pa, PAGE_4K);
-}
-
 void mon_direct_init(struct mon *m, void *frames)
 {
     const struct direct_config config = {
         .physical_bits = m->config.physical_bits,
-        .frames =
-            (m->config.high_end ? m->config.high_end : m->config.low_end) /
-            PAGE_4K,
+        .ram = {{0, m->config.low_end, m->ram_low},
+                {1ull << 32, m->config.high_end, m->ram_high}},
+        .flush_all = mon_flush_all,
+        .arg = m,
         .fixed_index = MON_SLOT,
         .fixed_entry =
             (m->config.pa + MON_TABLES) | PTE_P | PTE_RW | PTE_US | PTE_A,
     };
-    const struct direct_ops ops = {m, direct_frame, mon_flush_all};
 
-    direct_init(&m->direct, &config, &ops, frames);
+    direct_init(&m->direct, &config, frames);
 }

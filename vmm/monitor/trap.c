@@ -62,7 +62,9 @@ struct mmu_state mon_mmu_state(const struct mon *m, const struct mon_cpu *cpu)
         .physical_bits = m->config.physical_bits,
         .wp = cpu->v.cr0 & CR0_WP,
         .nxe = cpu->v.efer & EFER_NXE,
-        .smep = cpu->v.cr4 & CR4_SMEP,
+        /* SMAP alone would need pages that the kernel can execute and not
+         * read: taken as both. */
+        .smep = cpu->v.cr4 & (CR4_SMEP | CR4_SMAP),
         .smap = cpu->v.cr4 & CR4_SMAP,
         .ac = cpu->frame.rflags & RFLAGS_AC,
         .pages_1g = true,
@@ -332,6 +334,7 @@ void mon_trap(struct mon *m, struct mon_cpu *cpu)
 {
     mon_lock(m, cpu);
     cpu->exception.pending = false;
+    mon_direct_enter(m, cpu);
     if (!cpu->touching || !end_touch(m, cpu))
         dispatch(m, cpu);
     do

@@ -7,6 +7,9 @@
  */
 #include "workloads/guest/layout.h"
 
+/* enum hypercall */
+#define HC_IRET 9
+
     .macro push_registers
     pushq %rax
     pushq %rbx
@@ -69,9 +72,15 @@ trap_common:
     cld
     call trap
 trap_return:
+#ifdef GUEST_PV
+    movl $HC_IRET, %eax
+    syscall
+    ud2
+#else
     pop_registers
     addq $16, %rsp
     iretq
+#endif
 
 /* Where a new process first runs: its stack holds the frame. */
     .globl fork_return
@@ -88,6 +97,11 @@ enter_user:
     .globl syscall_entry
     .align 4096     /* a page of its own: see the #PF handler */
 syscall_entry:
+#ifdef GUEST_PV
+    pushq $0
+    pushq $VECTOR_SYSCALL
+    jmp trap_common
+#else
     swapgs
     movq %rsp, %gs:CPU_USER_RSP
     movq %gs:CPU_KERNEL_RSP, %rsp
@@ -114,6 +128,7 @@ syscall_entry:
     popq %r11           /* RFLAGS */
     popq %rsp
     sysretq
+#endif
 
 /* void context_switch(uint64_t *save_rsp, uint64_t load_rsp) */
     .globl context_switch

@@ -48,14 +48,6 @@ static inline void out32(uint16_t port, uint32_t value)
     __asm__ volatile("outl %0, %1" ::"a"(value), "Nd"(port) : "memory");
 }
 
-static inline uint64_t read_cr2(void)
-{
-    uint64_t value;
-
-    __asm__ volatile("movq %%cr2, %0" : "=r"(value));
-    return value;
-}
-
 static inline uint64_t read_cr3(void)
 {
     uint64_t value;
@@ -64,10 +56,35 @@ static inline uint64_t read_cr3(void)
     return value;
 }
 
+/* Before there are hypercalls. */
+static inline void load_first_root(uint64_t value)
+{
+    __asm__ volatile("movq %0, %%cr3" ::"r"(value) : "memory");
+}
+
+#ifdef GUEST_PV /* pv.c */
+uint64_t read_cr2(void);
+void write_cr3(uint64_t root);
+void invlpg(uint64_t va);
+#else
+static inline uint64_t read_cr2(void)
+{
+    uint64_t value;
+
+    __asm__ volatile("movq %%cr2, %0" : "=r"(value));
+    return value;
+}
+
 static inline void write_cr3(uint64_t value)
 {
     __asm__ volatile("movq %0, %%cr3" ::"r"(value) : "memory");
 }
+
+static inline void invlpg(uint64_t va)
+{
+    __asm__ volatile("invlpg (%0)" ::"r"(va) : "memory");
+}
+#endif
 
 static inline uint64_t read_cr4(void)
 {
@@ -80,11 +97,6 @@ static inline uint64_t read_cr4(void)
 static inline void write_cr4(uint64_t value)
 {
     __asm__ volatile("movq %0, %%cr4" ::"r"(value) : "memory");
-}
-
-static inline void invlpg(uint64_t va)
-{
-    __asm__ volatile("invlpg (%0)" ::"r"(va) : "memory");
 }
 
 static inline uint64_t rdmsr(uint32_t msr)

@@ -10,6 +10,8 @@
  * smp.c      other CPUs: starting, running user code on, shooting down
  * nano.c     the kernel nanobenchmarks
  * paging.c   the paging test (paging.h)
+ * selftest.c the self-test (selftest.h)
+ * audit.c    the audit (workloads/audit.h)
  *
  * All state hangs off one struct kernel, found through the CPU a kernel stack
  * belongs to. One lock covers it; user code runs without.
@@ -23,12 +25,14 @@
 #include "workloads/guest/layout.h"
 #include "workloads/guest/syscalls.h"
 
-/* The model runs space.c and phys.c in a process of the host. */
+/* The model runs space.c and phys.c in a process of the host; a kernel built
+ * with GUEST_PV asks a monitor for what others do themselves. */
 #ifdef GUEST_HOSTED
 #include "workloads/model/insn.h"
 #else
 #include "workloads/guest/insn.h"
 #endif
+#include "workloads/hypercall.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -53,9 +57,10 @@ struct vma {
 #define SPACE_EXEC 4u
 
 struct space {
-    uint64_t *root; /* PML4 or PML5, through the direct map */
-    uint64_t cr3;   /* its physical address, and the PCID */
-    bool tagged;    /* its PCID holds no older space's translations */
+    uint64_t *root;     /* PML4 or PML5, through the direct map */
+    uint64_t cr3;       /* its physical address, and the PCID */
+    uint64_t user_root; /* GUEST_PV: physical, of the user's PML4 */
+    bool tagged;        /* its PCID holds no older space's translations */
     struct vma vmas[VMAS_MAX];
 };
 
@@ -82,6 +87,8 @@ struct tss {
 
 struct kernel;
 struct paging_trap;
+struct caught;
+struct selftest;
 
 struct cpu {
     uint64_t kernel_rsp; /* CPU_KERNEL_RSP */
@@ -96,6 +103,9 @@ struct cpu {
      * instruction to go on behind. */
     unsigned expected_trap, expected_length;
     struct paging_trap *paging_trap; /* the paging test waits for one */
+    struct caught *caught;           /* and the self-test */
+    struct selftest *selftest;       /* NULL in other runs */
+    uint64_t pv_cr2;                 /* GUEST_PV: from the monitor */
     uint64_t gdt[9];
     struct tss tss;
 };
@@ -113,6 +123,18 @@ struct arena {
 
 #define ARENAS_MAX 4
 
+/* GUEST_PV: page tables come from memory that is mapped read-only, and are
+ * written by hypercalls, many at once. */
+#define PV_BATCH 1024
+
+struct pv {
+    struct arena tables;   /* not yet handed out */
+    uint64_t start, end;   /* all of that memory */
+    uint32_t *free_frames; /* given back: frame numbers */
+    unsigned free_count, count;
+    struct pv_update batch[PV_BATCH] __attribute__((aligned(16)));
+};
+
 struct kernel {
     struct guest_config config;
     struct guest_results *results; /* the shared page, or private memory */
@@ -122,7 +144,7 @@ struct kernel {
     /* phys.c */
     struct arena arenas[ARENAS_MAX];
     unsigned arena_count;
-    uint64_t ram_end;
+    uint64_t ram_end, hole_start, hole_end;
     uint64_t free_list[4]; /* by leaf level, linked through the frames */
     uint16_t *references;  /* of each 4 KiB frame that is mapped */
 
@@ -142,6 +164,7 @@ struct kernel {
         volatile unsigned generation, running;
     } work;
     struct shootdown shootdown;
+    struct pv pv;
 };
 
 /* main.c */
@@ -172,6 +195,9 @@ void phys_init(struct kernel *k);
 uint64_t phys_alloc(struct kernel *k, unsigned level);
 void phys_free(struct kernel *k, uint64_t pa, unsigned level);
 
+/* pv.c, and what stands for it elsewhere */
+#include "workloads/guest/paravirt.h"
+
 /* space.c */
 void space_init_kernel(struct kernel *k);
 int space_create(struct kernel *k, struct space *space);
@@ -199,6 +225,13 @@ uint64_t *space_kernel_entry(struct kernel *k, uint64_t va, unsigned level);
 /* trap.c */
 void trap_init_cpu(struct kernel *k, struct cpu *cpu, uint64_t stack_top);
 void trap(struct trap_frame *frame);
+/* The IDT's entry for a vector (SDM vol. 3A, 6.14.1): P, DPL and type as they
+ * stand in it, and the number of its stack in the TSS, 0 for none. */
+#define GATE_INTERRUPT      0x8e
+#define GATE_TRAP           0x8f
+#define GATE_INTERRUPT_USER 0xee
+void trap_set_gate(struct kernel *k, unsigned vector, unsigned type,
+                   unsigned ist);
 /* Where the next trap from user code puts its frame. */
 void cpu_set_stack(struct cpu *cpu, uint64_t stack_top);
 

@@ -1,5 +1,7 @@
 /* Start, configuration, phases and the end of the guest kernel. */
+#include "workloads/guest/audit.h"
 #include "workloads/guest/paging.h"
+#include "workloads/guest/selftest.h"
 #include "workloads/pvh.h"
 
 static struct kernel the_kernel;
@@ -107,6 +109,10 @@ static void add_arena(struct kernel *k, uint64_t start, uint64_t end)
     uint64_t image_end = (uint64_t)kernel_end - KERNEL_BASE;
     struct arena arena = {start, end};
 
+    if (k->ram_end && start > k->ram_end) {
+        k->hole_start = k->ram_end;
+        k->hole_end = start;
+    }
     if (arena.end > k->ram_end)
         k->ram_end = arena.end;
     if (arena.next < image_end)
@@ -158,6 +164,8 @@ static void choose_pcid(struct kernel *k)
 
     if (!(k->config.flags & GUEST_USE_PCID))
         return;
+    if (KERNEL_US)
+        kernel_unsupported("paravirtualized there are no PCIDs");
     cpuid(1, 0, r);
     if (!(r[2] >> 17 & 1))
         kernel_unsupported("this CPU or VM has no PCIDs");
@@ -181,6 +189,7 @@ void kernel_start(unsigned id, uint64_t start_info_pa)
     };
     k->results = &k->private_results;
     find_memory(k, boot_pointer(start_info_pa));
+    pv_reserve(k);
     space_init_kernel(k);
     phys_init(k);
     read_config(k, phys_to_virt(start_info_pa));
@@ -194,9 +203,12 @@ void kernel_start(unsigned id, uint64_t start_info_pa)
     }
     trap_init_cpu(k, cpu, (uint64_t)boot_stacks[0] + KERNEL_STACK_BYTES);
     smp_init_cpu(k);
+    pv_start(k, cpu);
     k->cpus_up = 1;
     if (nano_run(cpu, k->config.workload) ||
-        paging_run(cpu, k->config.workload))
+        paging_run(cpu, k->config.workload) ||
+        audit_run(cpu, k->config.workload))
         kernel_finish(k, GUEST_DONE);
+    selftest_start(cpu, k->config.workload);
     process_start_first(k);
 }

@@ -72,19 +72,27 @@ static void nano_divzero(struct cpu *cpu, uint64_t operations)
     cpu->expected_trap = 0;
 }
 
-/* A page of the kernel's own, its entry returned and its two frames in pa. */
-static volatile uint64_t *nano_page(struct kernel *k, uint64_t pa[2])
+/* One entry, there before anything else happens. */
+static inline void change(struct kernel *k, uint64_t *entry, uint64_t value)
 {
-    volatile uint64_t *entry = space_kernel_entry(k, NANO_BASE, 1);
+    pt_write(k, entry, value);
+    __asm__ volatile("" ::: "memory");
+    pt_sync(k);
+}
+
+/* A page of the kernel's own, its entry returned and its two frames in pa. */
+static uint64_t *nano_page(struct kernel *k, uint64_t pa[2])
+{
+    uint64_t *entry = space_kernel_entry(k, NANO_BASE, 1);
 
     for (unsigned i = 0; i < 2; i++) {
         if (!pa[i])
             pa[i] = phys_alloc(k, 1);
         if (!pa[i] || !entry)
             kernel_panic("the VM has too little memory");
-        pa[i] |= PTE_P | PTE_RW | PTE_A | PTE_D;
+        pa[i] |= PTE_P | PTE_RW | KERNEL_US | PTE_A | PTE_D;
     }
-    *entry = pa[0];
+    change(k, entry, pa[0]);
     invlpg(NANO_BASE);
     *(volatile uint64_t *)NANO_BASE = 0;
     return entry;
@@ -93,10 +101,37 @@ static volatile uint64_t *nano_page(struct kernel *k, uint64_t pa[2])
 static void nano_ptemod(struct cpu *cpu, uint64_t operations)
 {
     uint64_t pa[2] = {0, 0};
-    volatile uint64_t *entry = nano_page(cpu->kernel, pa);
+    uint64_t *entry = nano_page(cpu->kernel, pa);
 
     for (; operations; operations--)
-        *entry = pa[operations & 1];
+        change(cpu->kernel, entry, pa[operations & 1]);
+}
+
+/* An operation is BATCH entries changed, each to another frame, a flush, and a
+ * load from each page. */
+#define BATCH      1000
+#define BATCH_BASE (NANO_BASE + (32ull << 30))
+
+static void nano_ptebatch(struct cpu *cpu, uint64_t operations)
+{
+    struct kernel *k = cpu->kernel;
+    uint64_t pa[2] = {0, 0}, *table[2];
+
+    nano_page(k, pa);
+    for (unsigned i = 0; i < 2; i++) {
+        table[i] = space_kernel_entry(k, BATCH_BASE + i * PAGE_2M, 1);
+        if (!table[i])
+            kernel_panic("the VM has too little memory");
+    }
+    for (; operations; operations--) {
+        for (unsigned i = 0; i < BATCH; i++)
+            pt_write(k, &table[i / PT_ENTRIES][i % PT_ENTRIES],
+                     pa[operations & 1]);
+        pt_sync(k);
+        flush_tlb_own();
+        for (unsigned i = 0; i < BATCH; i++)
+            (void)*(volatile uint8_t *)(BATCH_BASE + i * PAGE_4K);
+    }
 }
 
 /* The new entries are not accessed yet, as those of a page that was never
@@ -105,10 +140,10 @@ static void nano_ptemod(struct cpu *cpu, uint64_t operations)
 static void nano_remap(struct cpu *cpu, uint64_t operations)
 {
     uint64_t pa[2] = {0, 0};
-    volatile uint64_t *entry = nano_page(cpu->kernel, pa);
+    uint64_t *entry = nano_page(cpu->kernel, pa);
 
     for (; operations; operations--) {
-        *entry = pa[operations & 1] & ~(PTE_A | PTE_D);
+        change(cpu->kernel, entry, pa[operations & 1] & ~(PTE_A | PTE_D));
         invlpg(NANO_BASE);
         (void)*(volatile uint64_t *)NANO_BASE;
     }
@@ -131,7 +166,7 @@ static void map_hidden(struct kernel *k)
 
         if (!entry)
             kernel_panic("the VM has too little memory");
-        *entry = pa[0];
+        change(k, entry, pa[0]);
     }
 }
 
@@ -199,7 +234,8 @@ static void nano_walk(struct cpu *cpu, uint64_t operations)
         if (!entry || (!*entry && !pa))
             kernel_panic("the VM has too little memory");
         if (pa)
-            *entry = pa | PTE_P | PTE_RW | (level > 1 ? PTE_PS : 0);
+            change(k, entry,
+                   pa | PTE_P | PTE_RW | KERNEL_US | (level > 1 ? PTE_PS : 0));
         *(volatile uint8_t *)(NANO_BASE + i * step) = 1;
     }
     write_cr3(read_cr3());

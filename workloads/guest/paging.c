@@ -705,6 +705,9 @@ bool paging_run(struct cpu *cpu, const char *name)
     for (unsigned i = 0; i < sizeof "paging"; i++)
         if (name[i] != "paging"[i])
             return false;
+    if (KERNEL_US)
+        kernel_unsupported("the paging test writes page tables itself, which a "
+                           "paravirtualized kernel cannot");
     p = set_up(cpu);
     kernel_phase_begin(k, WL_STEADY);
     begin = wl_tsc();

@@ -2,7 +2,7 @@
  * Processes and system calls. There is no timer: a process runs until it
  * waits, yields or exits, so every run is the same sequence of operations.
  */
-#include "workloads/guest/kernel.h"
+#include "workloads/guest/selftest.h"
 
 #include <errno.h>
 
@@ -218,6 +218,8 @@ void process_page_fault(struct cpu *cpu, struct trap_frame *frame, uint64_t va)
     if (err == -ENOMEM)
         kernel_panic("out of guest memory: give the VM more, or a smaller "
                      "working set");
+    if (frame->cs & 3 && selftest_user_trap(cpu, frame, va))
+        return;
     if (!(frame->cs & 3) || !p->segv_handler)
         kernel_panic("a user program accessed memory it does not have");
     call_segv_handler(p, frame, va);
@@ -288,6 +290,9 @@ uint64_t process_syscall(struct cpu *cpu, struct trap_frame *frame)
         return (uint64_t)sys_resume(frame, frame->rdi);
     case SYS_FINISH:
         finish_with_message(k, frame->rdi, frame->rsi);
+        break;
+    case SYS_CHECK ... SYS_CHECKED:
+        return selftest_syscall(cpu, frame);
     }
     return (uint64_t)-ENOSYS;
 }

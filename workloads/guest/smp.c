@@ -62,9 +62,10 @@ void smp_enter(struct kernel *k, unsigned id)
     while (!k->cpus_up)
         __builtin_ia32_pause();
     *(struct cpu **)boot_stacks[id] = cpu;
-    write_cr3((uint64_t)k->kernel_root - DIRECT_BASE);
+    load_first_root((uint64_t)k->kernel_root - DIRECT_BASE);
     trap_init_cpu(k, cpu, (uint64_t)boot_stacks[id] + KERNEL_STACK_BYTES);
     smp_init_cpu(k);
+    pv_start(k, cpu);
     __atomic_fetch_add(&k->cpus_up, 1, __ATOMIC_SEQ_CST);
     idle(cpu);
     __builtin_unreachable();
@@ -102,7 +103,7 @@ void smp_work_done(struct cpu *cpu)
     struct kernel *k = cpu->kernel;
 
     cpu->running_user = false;
-    write_cr3((uint64_t)k->kernel_root - DIRECT_BASE);
+    load_kernel_root(k);
     kernel_unlock(cpu);
     __atomic_fetch_sub(&k->work.running, 1, __ATOMIC_SEQ_CST);
     idle(cpu);
@@ -119,7 +120,7 @@ void smp_answer_shootdown(struct cpu *cpu)
         return;
     cpu->shootdown = false;
     if (s->end - s->start > 33 * s->page_bytes)
-        write_cr3(read_cr3());
+        flush_tlb_own();
     else
         for (uint64_t va = s->start; va < s->end; va += s->page_bytes)
             invlpg(va);

@@ -9,7 +9,7 @@
 #include <errno.h>
 
 #define TABLE_FLAGS  (PTE_P | PTE_RW | PTE_US | PTE_A)
-#define KERNEL_TABLE (PTE_P | PTE_RW | PTE_A)
+#define KERNEL_TABLE (PTE_P | PTE_RW | PTE_A | KERNEL_US)
 #define KERNEL_LEAF  (KERNEL_TABLE | PTE_D | PTE_PS)
 
 #define DIRECT_GIGABYTES_MAX 65536
@@ -22,7 +22,7 @@
 
 static uint64_t *boot_table(struct kernel *k, uint64_t *pa)
 {
-    struct arena *arena = &k->arenas[0];
+    struct arena *arena = table_arena(k);
 
     *pa = arena->next;
     arena->next += PAGE_4K;
@@ -31,13 +31,13 @@ static uint64_t *boot_table(struct kernel *k, uint64_t *pa)
     return boot_to_virt(*pa);
 }
 
-static void fill(uint64_t *table, unsigned count, uint64_t pa, unsigned level,
-                 uint64_t flags)
+static void fill(const struct kernel *k, uint64_t *table, unsigned count,
+                 uint64_t pa, unsigned level, uint64_t flags)
 {
     uint64_t step = 1ull << pt_shift(level);
 
     for (unsigned i = 0; i < count; i++, pa += step)
-        table[i] = pa | flags;
+        table[i] = kernel_leaf(k, pa, flags);
 }
 
 static bool has_1g_pages(void)
@@ -60,13 +60,13 @@ static void map_direct(struct kernel *k, uint64_t *pdpt, uint64_t first,
         (unsigned)(end - first < PT_ENTRIES ? end - first : PT_ENTRIES);
     uint64_t pd = first_pd;
 
-    if (has_1g_pages()) {
-        fill(pdpt, count, first * PAGE_1G, 3, KERNEL_LEAF | PTE_XD);
+    if (has_1g_pages() && !DIRECT_2M) {
+        fill(k, pdpt, count, first * PAGE_1G, 3, KERNEL_LEAF | PTE_XD);
         return;
     }
     for (unsigned i = 0; i < count; i++) {
         if (first + i)
-            fill(boot_table(k, &pd), PT_ENTRIES, (first + i) * PAGE_1G, 2,
+            fill(k, boot_table(k, &pd), PT_ENTRIES, (first + i) * PAGE_1G, 2,
                  KERNEL_LEAF | PTE_XD);
         pdpt[i] = pd | KERNEL_TABLE;
     }
@@ -90,7 +90,7 @@ void space_init_kernel(struct kernel *k)
     high = boot_table(k, &high_pa);
     pml4[pt_index(DIRECT_BASE, 4)] = direct_pa | KERNEL_TABLE;
     pml4[pt_index(KERNEL_BASE, 4)] = high_pa | KERNEL_TABLE;
-    fill(boot_table(k, &pd_pa), PT_ENTRIES, 0, 2, KERNEL_LEAF);
+    fill(k, boot_table(k, &pd_pa), PT_ENTRIES, 0, 2, KERNEL_LEAF);
     high[pt_index(KERNEL_BASE, 3)] = pd_pa | KERNEL_TABLE;
     map_direct(k, direct, 0, gigabytes, pd_pa);
     for (uint64_t first = PT_ENTRIES; first < gigabytes; first += PT_ENTRIES) {
@@ -99,7 +99,7 @@ void space_init_kernel(struct kernel *k)
             direct_pa | KERNEL_TABLE;
         map_direct(k, direct, first, gigabytes, 0);
     }
-    write_cr3(root_pa);
+    load_first_root(root_pa);
     k->kernel_root = phys_to_virt(root_pa);
 }
 
@@ -117,19 +117,21 @@ static uint64_t *entry_at(struct kernel *k, struct space *space, uint64_t va,
 {
     uint64_t *table = space->root;
 
+    pt_sync(k);
     for (unsigned l = PAGING_LEVELS; l > level; l--) {
-        uint64_t *entry = &table[pt_index(va, l)];
+        uint64_t *entry = &table[pt_index(va, l)], value = *entry;
 
-        if (!*entry && create) {
-            uint64_t pa = phys_alloc(k, 1);
+        if (!value && create) {
+            uint64_t pa = phys_alloc_table(k);
 
             if (!pa)
                 return NULL;
-            *entry = pa | TABLE_FLAGS;
+            value = pa | TABLE_FLAGS;
+            link_table(k, space, entry, l, value);
         }
-        if (!(*entry & PTE_P) || *entry & PTE_PS)
+        if (!(value & PTE_P) || value & PTE_PS)
             return NULL;
-        table = table_of(*entry);
+        table = table_of(value);
     }
     return &table[pt_index(va, level)];
 }
@@ -165,12 +167,12 @@ static void destroy_table(struct kernel *k, uint64_t pa, unsigned level)
         else
             destroy_table(k, entry & PTE_ADDR, level - 1);
     }
-    phys_free(k, pa, 1);
+    phys_free_table(k, pa);
 }
 
 /* Copies a table; both sides' writable leaves become read-only. */
-static int clone_table(struct kernel *k, uint64_t *to, uint64_t *from,
-                       unsigned level)
+static int clone_table(struct kernel *k, struct space *space, uint64_t *to,
+                       uint64_t *from, unsigned level)
 {
     unsigned count = level == PAGING_LEVELS ? PT_ENTRIES / 2 : PT_ENTRIES;
 
@@ -182,16 +184,17 @@ static int clone_table(struct kernel *k, uint64_t *to, uint64_t *from,
             continue;
         if (level == 1 || entry & PTE_PS) {
             if (entry & PTE_RW)
-                from[i] = entry & ~PTE_RW;
-            to[i] = entry & ~PTE_RW;
+                pt_write(k, &from[i], entry & ~PTE_RW);
+            pt_write(k, &to[i], entry & ~PTE_RW);
             k->references[(entry & PTE_ADDR) / PAGE_4K]++;
             continue;
         }
-        pa = phys_alloc(k, 1);
+        pa = phys_alloc_table(k);
         if (!pa)
             return -ENOMEM;
-        to[i] = pa | TABLE_FLAGS;
-        err = clone_table(k, phys_to_virt(pa), table_of(entry), level - 1);
+        link_table(k, space, &to[i], level, pa | TABLE_FLAGS);
+        err =
+            clone_table(k, space, phys_to_virt(pa), table_of(entry), level - 1);
         if (err)
             return err;
     }
@@ -202,10 +205,10 @@ static int clone_table(struct kernel *k, uint64_t *to, uint64_t *from,
 
 int space_create(struct kernel *k, struct space *space)
 {
-    uint64_t pa = phys_alloc(k, 1);
+    uint64_t pa = phys_alloc_table(k);
 
     *space = (struct space){0};
-    if (!pa)
+    if (!pa || pin_roots(k, space, pa))
         return -ENOMEM;
     space->root = phys_to_virt(pa);
     space->cr3 = pa;
@@ -215,12 +218,13 @@ int space_create(struct kernel *k, struct space *space)
     }
     for (unsigned i = PT_ENTRIES / 2; i < PT_ENTRIES; i++)
         if (k->kernel_root[i])
-            space->root[i] = k->kernel_root[i];
+            pt_write(k, &space->root[i], k->kernel_root[i]);
     return 0;
 }
 
 void space_destroy(struct kernel *k, struct space *space)
 {
+    unpin_roots(k, space);
     destroy_table(k, space->cr3 & PTE_ADDR, PAGING_LEVELS);
     space->root = NULL;
 }
@@ -233,9 +237,11 @@ int space_clone(struct kernel *k, struct space *to, struct space *from)
         return err;
     for (unsigned i = 0; i < VMAS_MAX; i++)
         to->vmas[i] = from->vmas[i];
-    err = clone_table(k, to->root, from->root, PAGING_LEVELS);
+    pt_sync(k);
+    err = clone_table(k, to, to->root, from->root, PAGING_LEVELS);
+    pt_sync(k);
     smp_flush_others(k, 0, UINT64_MAX, PAGE_4K);
-    write_cr3(from->cr3);
+    flush_tlb(from);
     if (err)
         space_destroy(k, to);
     return err;
@@ -246,14 +252,15 @@ void space_switch(const struct kernel *k, const struct space *space)
 {
     uint64_t keep = k->pcid && space->tagged ? 1ull << 63 : 0;
 
-    write_cr3(space->cr3 | keep);
+    load_root(space, keep);
 }
 
 static void flush(struct kernel *k, struct space *space, uint64_t start,
                   uint64_t end, uint64_t page_bytes)
 {
+    pt_sync(k);
     if ((end - start) / page_bytes > INVLPG_CEILING)
-        write_cr3(space->cr3);
+        flush_tlb(space);
     else
         for (uint64_t va = start; va < end; va += page_bytes)
             invlpg(va);
@@ -350,16 +357,17 @@ static uint64_t leaf_flags(const struct vma *v)
     return flags;
 }
 
-static int map_page(struct kernel *k, const struct vma *v, uint64_t *entry,
-                    unsigned level)
+/* The frame, or 0. */
+static uint64_t map_page(struct kernel *k, const struct vma *v, uint64_t *entry,
+                         unsigned level)
 {
     uint64_t pa = phys_alloc(k, level);
 
     if (!pa)
-        return -ENOMEM;
+        return 0;
     k->references[pa / PAGE_4K] = 1;
-    *entry = pa | leaf_flags(v);
-    return 0;
+    pt_write(k, entry, pa | leaf_flags(v));
+    return pa;
 }
 
 static int populate(struct kernel *k, struct space *space, const struct vma *v)
@@ -368,15 +376,10 @@ static int populate(struct kernel *k, struct space *space, const struct vma *v)
     uint64_t *entry = NULL;
 
     for (uint64_t va = v->start; va < v->end; va += v->page_bytes, entry++) {
-        int err;
-
         if (!entry || !pt_index(va, level))
             entry = entry_at(k, space, va, level, true);
-        if (!entry)
+        if (!entry || !map_page(k, v, entry, level))
             return -ENOMEM;
-        err = map_page(k, v, entry, level);
-        if (err)
-            return err;
     }
     return 0;
 }
@@ -427,7 +430,7 @@ int space_map_frames(struct kernel *k, struct space *space, uint64_t at,
         if (!entry)
             return -ENOMEM;
         k->references[pa / PAGE_4K] += 2; /* one for good: never freed */
-        *entry = pa | leaf_flags(v);
+        pt_write(k, entry, pa | leaf_flags(v));
     }
     return 0;
 }
@@ -441,6 +444,7 @@ static void each_leaf(struct kernel *k, struct space *space,
     unsigned level = pt_leaf_level(v->page_bytes);
     uint64_t *entry = NULL;
 
+    pt_sync(k);
     for (uint64_t va = v->start; va < v->end; va += v->page_bytes) {
         entry = entry && pt_index(va, level)
                     ? entry + 1
@@ -458,7 +462,7 @@ static void drop_leaf(struct kernel *k, const struct vma *v, uint64_t *entry,
     uint64_t old = *entry;
 
     (void)v;
-    *entry = 0;
+    pt_write(k, entry, 0);
     release(k, old, level);
 }
 
@@ -470,7 +474,7 @@ static void protect_leaf(struct kernel *k, const struct vma *v, uint64_t *entry,
     (void)level;
     if (k->references[pa / PAGE_4K] > 1)
         flags &= ~PTE_RW; /* shared by fork: the next write copies */
-    *entry = pa | flags;
+    pt_write(k, entry, pa | flags);
 }
 
 /* Splits ranges so that [start, end) is made of whole ones. */
@@ -530,17 +534,17 @@ static int copy_on_write(struct kernel *k, const struct vma *v, uint64_t va,
     uint64_t old = *entry, bytes = v->page_bytes;
 
     if (k->references[(old & PTE_ADDR) / PAGE_4K] == 1) {
-        *entry = old | PTE_RW | PTE_D;
+        pt_write(k, entry, old | PTE_RW | PTE_D);
     } else {
-        int err = map_page(k, v, entry, level);
+        uint64_t pa = map_page(k, v, entry, level);
 
-        if (err)
-            return err;
-        frame_copy(phys_to_virt(*entry & PTE_ADDR),
-                   phys_to_virt(old & PTE_ADDR), bytes);
+        if (!pa)
+            return -ENOMEM;
+        frame_copy(phys_to_virt(pa), phys_to_virt(old & PTE_ADDR), bytes);
         release(k, old, level);
     }
     va &= ~(bytes - 1);
+    pt_sync(k);
     invlpg(va);
     smp_flush_others(k, va, va + bytes, bytes);
     return 0;
@@ -563,7 +567,7 @@ int space_fault(struct kernel *k, struct space *space, uint64_t va,
     if (!entry)
         return -ENOMEM;
     if (!*entry)
-        return map_page(k, v, entry, level);
+        return map_page(k, v, entry, level) ? 0 : -ENOMEM;
     if (error & PF_W && !(*entry & PTE_RW))
         return copy_on_write(k, v, va, entry, level);
     return 0; /* another CPU was first, or the TLB was behind */

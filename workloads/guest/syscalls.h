@@ -22,6 +22,11 @@ enum guest_syscall {
     SYS_PHASE_END,   /* phase, operations, tsc_begin, tsc_end, checksum */
     SYS_RESUME,      /* struct trap_frame *: back from a segv handler */
     SYS_FINISH,      /* enum guest_state, message or 0 */
+    /* Of the self-test (check.h): */
+    SYS_CHECK,   /* struct check * */
+    SYS_CATCH,   /* struct user_trap * for the next trap, or 0 */
+    SYS_ASK,     /* enum ask, two arguments */
+    SYS_CHECKED, /* that was the last */
 };
 
 #endif

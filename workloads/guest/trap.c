@@ -1,5 +1,6 @@
 /* Descriptor tables and the one place every trap arrives at. */
 #include "workloads/guest/paging.h"
+#include "workloads/guest/selftest.h"
 
 #define VECTOR_PF 14
 
@@ -50,17 +51,19 @@ static void load_gdt(struct cpu *cpu)
                      : "rax", "memory");
 }
 
-/* Interrupt gates: the kernel runs with interrupts off. */
-static void fill_gate(uint64_t gate[2], unsigned vector)
+void trap_set_gate(struct kernel *k, unsigned vector, unsigned type,
+                   unsigned ist)
 {
     uint64_t stub = (uint64_t)trap_stubs[vector];
 
-    gate[0] = (stub & 0xffff) | (uint64_t)KERNEL_CS << 16 | 0x8eull << 40 |
-              (stub >> 16 & 0xffff) << 48;
-    gate[1] = stub >> 32;
+    k->idt[vector][0] = (stub & 0xffff) | (uint64_t)KERNEL_CS << 16 |
+                        (uint64_t)ist << 32 | (uint64_t)type << 40 |
+                        (stub >> 16 & 0xffff) << 48;
+    k->idt[vector][1] = stub >> 32;
 }
 
-/* Only the vectors in use: filling 256 gates is real work for a KVM that
+/* Interrupt gates: the kernel runs with interrupts off.
+ * Only the vectors in use: filling 256 gates is real work for a KVM that
  * emulates CPL0. */
 static void load_idt(struct kernel *k)
 {
@@ -69,9 +72,9 @@ static void load_idt(struct kernel *k)
 
     if (!k->idt[0][0]) {
         for (unsigned vector = 0; vector < 32; vector++)
-            fill_gate(k->idt[vector], vector);
+            trap_set_gate(k, vector, GATE_INTERRUPT, 0);
         for (unsigned i = 0; i < sizeof used; i++)
-            fill_gate(k->idt[used[i]], used[i]);
+            trap_set_gate(k, used[i], GATE_INTERRUPT, 0);
     }
     __asm__ volatile("lidt %0" ::"m"(idtr));
 }
@@ -150,8 +153,9 @@ static void trap_from_user(struct cpu *cpu, struct trap_frame *frame)
         frame->rax = process_syscall(cpu, frame);
     else if (frame->vector == VECTOR_PF)
         process_page_fault(cpu, frame, cr2);
-    else
+    else if (!selftest_user_trap(cpu, frame, cr2))
         panic_trap(frame);
+    pt_sync(cpu->kernel);
     kernel_unlock(cpu);
 }
 
@@ -159,7 +163,9 @@ void trap(struct trap_frame *frame)
 {
     struct cpu *cpu = this_cpu();
 
-    if (cpu->paging_trap) {
+    if (cpu->caught) {
+        selftest_caught(cpu, frame);
+    } else if (cpu->paging_trap) {
         paging_trapped(cpu, frame);
     } else if (frame->vector == VECTOR_WAKE ||
                frame->vector == VECTOR_SHOOTDOWN) {

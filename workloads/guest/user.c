@@ -5,6 +5,7 @@
 #include "workloads/abi.h"
 #include "workloads/api.h"
 #include "workloads/guest/layout.h"
+#include "workloads/guest/selftest_user.h"
 #include "workloads/guest/syscalls.h"
 
 #include <stdbool.h>
@@ -212,6 +213,10 @@ static void run(const struct wl_env *env, const char *name)
 {
     if (same(name, "syscall")) {
         nano_syscall(env);
+        return;
+    }
+    if (same(name, "selftest")) {
+        selftest_user(env);
         return;
     }
     for (const struct workload *const *w = wl_user_workloads; (*w)->name; w++) {

@@ -36,6 +36,37 @@ user_segv_entry:
     call user_syscall
     ud2
 
+/* void user_catch(struct user_trap *trap, void (*probe)(uint64_t), uint64_t
+ * arg): the kernel sends the probe's trap to user_caught (check.h). */
+    .globl user_catch
+user_catch:
+    pushq %rbx
+    pushq %rbp
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    subq $8, %rsp
+    movq %rsi, %rbx
+    movq %rdx, %r12
+    movq %rsp, (%rdi)
+    leaq user_caught(%rip), %rax
+    movq %rax, 8(%rdi)
+    movq %rdi, %rsi
+    movq user_sys_catch(%rip), %rdi
+    call user_syscall
+    movq %r12, %rdi
+    call *%rbx
+user_caught:
+    addq $8, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    ret
+
 /* A CPU other than the first, in parallel(): RDI = env, RSI = guest, RDX. */
     .globl user_part_entry
 user_part_entry:

@@ -26,6 +26,10 @@ static inline void *boot_to_virt(uint64_t pa)
 unsigned paging_levels(void);
 void write_cr3(uint64_t value);
 void invlpg(uint64_t va);
+static inline void load_first_root(uint64_t value)
+{
+    write_cr3(value);
+}
 void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 void frame_clear(void *frame, uint64_t bytes);
 void frame_copy(void *to, const void *from, uint64_t bytes);
