@@ -67,6 +67,7 @@ struct machine {
     struct cpu cpus[GUEST_CPUS], *cpu;
     struct guest guest;
     uint64_t given_up;
+    uint64_t raced_pa;   /* once this is read, CPU 1 writes to it */
     uint64_t unshadowed; /* a frame that no write traps of */
     bool busy;           /* what others do meanwhile doesn't count just now */
     uint64_t recent[8];  /* addresses: without locality nothing gets stale */
@@ -140,6 +141,9 @@ static void flush_page(void *arg, uint64_t va)
     m->page_flushes++;
 }
 
+static void others_go_on(struct machine *m, uint32_t seldom);
+static void race(struct machine *m);
+
 static void empty_tlb(struct cpu *cpu)
 {
     for (unsigned i = 0; i < TLB_ENTRIES; i++)
@@ -155,10 +159,13 @@ static void flush_own(void *arg)
     m->own_flushes++;
 }
 
+/* The others go on until it reaches them. */
 static void flush_all(void *arg)
 {
     struct machine *m = machine_of(arg);
 
+    for (unsigned i = 0; i < 4; i++)
+        others_go_on(m, 2);
     for (unsigned i = 0; i < GUEST_CPUS; i++)
         empty_tlb(&m->cpus[i]);
     m->all_flushes++;
@@ -214,11 +221,9 @@ static void check_fixed(struct machine *m)
     }
 }
 
-static void others_go_on(struct machine *m);
-
 static int host_frame(void *arg, uint64_t frame, struct shadow_frame *host)
 {
-    others_go_on(machine_of(arg));
+    others_go_on(machine_of(arg), 8);
     return guest_host(arg, frame, host);
 }
 
@@ -231,10 +236,12 @@ static int read_table(void *arg, uint64_t pa, uint64_t *entry)
     int error;
 
     if (m->policy != SHADOW_VTLB)
-        others_go_on(m);
+        others_go_on(m, 8);
     error = guest_read(arg, pa, entry);
+    if (pa == m->raced_pa)
+        race(m);
     if (m->policy != SHADOW_VTLB)
-        others_go_on(m);
+        others_go_on(m, 8);
     return error;
 }
 
@@ -852,12 +859,12 @@ static void go_on(struct machine *m, unsigned cpu)
     be_cpu(m, self);
 }
 
-static void others_go_on(struct machine *m)
+static void others_go_on(struct machine *m, uint32_t seldom)
 {
     unsigned cpus = cpu_count(m), other;
 
     check_fixed(m);
-    if (cpus == 1 || m->busy || !one_in(m, 8))
+    if (cpus == 1 || m->busy || !one_in(m, seldom))
         return;
     other = (unsigned)(m->cpu - m->cpus + 1 + chance(m, cpus - 1)) % cpus;
     if (!m->cpus[other].in_guest)
@@ -1041,7 +1048,7 @@ static void start(struct machine *m, const struct scenario *scenario,
     m->scenario = scenario;
     m->policy = policy;
     m->random = 0x2545f4914f6cdd1dull + scenario->tables;
-    m->unshadowed = UINT64_MAX;
+    m->unshadowed = m->raced_pa = UINT64_MAX;
     guest_init(&m->guest, scenario->levels);
     make_shadow(m);
     for (unsigned i = scenario->late ? 1 : cpu_count(m); i-- > 0;) {
@@ -1331,6 +1338,7 @@ static void protect_pages(struct machine *m)
 
 static void invlpg_pages(struct machine *m)
 {
+    enter(m);
     for (uint64_t i = 0; i < PAGES; i++) {
         guest_flush(&m->guest, i * PAGE_4K);
         shadow_invlpg(m->shadow, i * PAGE_4K);
@@ -1339,6 +1347,7 @@ static void invlpg_pages(struct machine *m)
 
 static void reload_cr3(struct machine *m)
 {
+    enter(m);
     guest_flush_all(&m->guest);
     shadow_set_cr3(m->shadow, m->guest.cpu->state.cr3);
 }
@@ -1425,35 +1434,57 @@ static void touch(struct machine *m, uint64_t va, enum mmu_access access,
     access_memory(m, &r, value);
 }
 
-/* A page goes from its page table without INVLPG, and becomes a page table
- * itself: the TLB may still write to it, and no trace would tell. */
-static void becomes_table(void)
+/* A page goes from its page table, and becomes a page table itself, while a
+ * TLB may still write to it and no trace would tell: CPU 0's own, which owes
+ * INVLPG, or that of another CPU. */
+static void become_table(struct machine *m, unsigned writer)
 {
-    static const struct scenario scenario = {.name = "a page becomes a table",
-                                             .tables = 32,
-                                             .roots = 2,
-                                             .levels = 4,
-                                             .tlb = true};
     const uint64_t table = guest_frame_pa(10);
     const uint64_t entry = guest_frame_pa(PAGE_TABLE) + 8;
+
+    map_pages(m);
+    emulate(m, entry, table | RIGHTS);
+    be_cpu(m, writer);
+    touch(m, PAGE_4K, MMU_WRITE, FIRST_FRAME * PAGE_4K | RIGHTS);
+    be_cpu(m, 0);
+    emulate(m, entry, 0);
+    if (writer)
+        reload_cr3(m);
+    emulate(m, guest_frame_pa(PAGE_TABLE - 1) + 8, table | RIGHTS);
+    touch(m, PAGE_2M, MMU_READ, 0);
+    be_cpu(m, writer);
+    touch(m, PAGE_4K, MMU_WRITE, (FIRST_FRAME + 1) * PAGE_4K | RIGHTS);
+    be_cpu(m, 0);
+    enter(m);
+    guest_flush(&m->guest, PAGE_2M);
+    shadow_invlpg(m->shadow, PAGE_2M);
+    touch(m, PAGE_2M, MMU_READ, 0);
+}
+
+static void becomes_table(void)
+{
+    static const struct scenario scenario[2] = {
+        {.name = "a page becomes a table",
+         .tables = 32,
+         .roots = 2,
+         .levels = 4,
+         .tlb = true},
+        {.name = "and another CPU has it",
+         .tables = 32,
+         .roots = 2,
+         .levels = 4,
+         .tlb = true,
+         .cpus = 2}};
     struct machine *m = malloc(sizeof *m);
 
     CU_ASSERT_PTR_NOT_NULL_FATAL(m);
-    for (unsigned policy = SHADOW_TRACED; policy <= SHADOW_VTLB; policy++) {
-        start(m, &scenario, policy);
-        map_pages(m);
-        emulate(m, entry, table | RIGHTS);
-        touch(m, PAGE_4K, MMU_WRITE, FIRST_FRAME * PAGE_4K | RIGHTS);
-        emulate(m, entry, 0);
-        emulate(m, guest_frame_pa(PAGE_TABLE - 1) + 8, table | RIGHTS);
-        touch(m, PAGE_2M, MMU_READ, 0);
-        touch(m, PAGE_4K, MMU_WRITE, (FIRST_FRAME + 1) * PAGE_4K | RIGHTS);
-        guest_flush(&m->guest, PAGE_2M);
-        shadow_invlpg(m->shadow, PAGE_2M);
-        touch(m, PAGE_2M, MMU_READ, 0);
-        CU_ASSERT_EQUAL(m->failures, 0);
-        free(m->arena);
-    }
+    for (unsigned policy = SHADOW_TRACED; policy <= SHADOW_VTLB; policy++)
+        for (unsigned writer = 0; writer < 2; writer++) {
+            start(m, &scenario[writer], policy);
+            become_table(m, writer);
+            CU_ASSERT_EQUAL(m->failures, 0);
+            free(m->arena);
+        }
     free(m);
 }
 
@@ -1549,6 +1580,52 @@ static void late_cpu(void)
         CU_ASSERT_EQUAL(m->failures, 0);
         free(m->arena);
     }
+    free(m);
+}
+
+#define RACED_PAGE 1u
+
+/* CPU 1 has another frame for the page, if its TLB lets it say so. */
+static void race(struct machine *m)
+{
+    const struct mmu_request r = {.va = window_va(m, PAGE_TABLE, RACED_PAGE),
+                                  .access = MMU_WRITE};
+    uint64_t entry;
+
+    be_cpu(m, 1);
+    if (hit(m, &r, &entry))
+        store(m, entry, r.va, (FIRST_FRAME + 9) * PAGE_4K | RIGHTS | PTE_A);
+    be_cpu(m, 0);
+}
+
+/* A table is looked through and traced again while another CPU's TLB has it
+ * writable: what that one writes then is seen too. */
+static void raced_resync(void)
+{
+    static const struct scenario scenario = {.name = "a race",
+                                             .tables = 64,
+                                             .roots = 4,
+                                             .levels = 4,
+                                             .tlb = true,
+                                             .cpus = 2};
+    struct machine *m = malloc(sizeof *m);
+    struct mmu_request r = {.access = MMU_WRITE};
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    start(m, &scenario, SHADOW_UNSYNC);
+    map_pages(m);
+    touch(m, RACED_PAGE * PAGE_4K, MMU_READ, 0);
+    be_cpu(m, 1);
+    r.va = window_va(m, PAGE_TABLE, RACED_PAGE);
+    access_memory(m, &r, (FIRST_FRAME + 5) * PAGE_4K | RIGHTS | PTE_A);
+    be_cpu(m, 0);
+    m->raced_pa = guest_frame_pa(PAGE_TABLE) + RACED_PAGE * 8;
+    reload_cr3(m);
+    m->raced_pa = UINT64_MAX;
+    reload_cr3(m);
+    touch(m, RACED_PAGE * PAGE_4K, MMU_READ, 0);
+    CU_ASSERT_EQUAL(m->failures, 0);
+    free(m->arena);
     free(m);
 }
 
@@ -1751,6 +1828,7 @@ TEST_SUITE(shadow, {"traced: 9 million random operations", traced},
            {"a page that becomes a table", becomes_table},
            {"one CPU's flushes disturb no other", undisturbed},
            {"a CPU that starts finds nothing stale", late_cpu},
+           {"a table written while it is traced again", raced_resync},
            {"poison that two CPUs lift", poison_shared},
            {"poison lifted from many pages", poison_many},
            {"configurations out of range", refused},
