@@ -351,7 +351,7 @@ static bool follow(const struct search *s, uint64_t table, unsigned level,
     int slot = guest_slot(table + 8ull * pt_index(s->request->va, level));
     const struct change *c;
 
-    if (slot < 0)
+    if (slot < 0 || !level)
         return false;
     if (leads(s, g->memory[slot], level,
               g->since[slot] > time ? g->since[slot] : time, UINT64_MAX, path))

@@ -32,8 +32,8 @@ struct scenario {
     const char *name;
     unsigned thousands; /* of operations */
     unsigned tables, roots, levels, flood;
+    unsigned cpus; /* 0: one */
     bool tlb, apart, roles, splinter, amd;
-    unsigned cpus;      /* 0: one */
     bool fixed, poison; /* the caller's entry; poisoned leaves */
     bool late;          /* only CPU 0 is there at first */
 };
