@@ -53,6 +53,7 @@ WL_OBJ     := $(call obj,$(WL_SRC))
 HOSTED_OBJ := $(call obj,$(HOSTED_SRC))
 MONITOR_IMAGE := $B/obj/vmm/monitor_image.o
 HOSTED_ASM    := $(MONITOR_IMAGE) $B/obj/workloads/audit_insn.o
+TEST_ASM      := $B/obj/tests/hostile_guest.o
 LIB_OBJ    := $(filter-out $B/obj/harness/main.o,$(HOSTED_OBJ)) $(HOSTED_ASM)
 TEST_OBJ   := $(call obj,$(TEST_SRC))
 TRACED_WL_OBJ     := $(WL_OBJ:$B/obj/%=$B/obj/traced/%)
@@ -210,7 +211,11 @@ $(TEST_OBJ) $(FUZZ_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(HOST_CFLAGS) -fpie -pthread -c -o $@ $<
 
-$B/memvirt-tests: $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ) $(TRACED_OBJ)
+$B/obj/tests/%.o: tests/%.S
+	@mkdir -p $(@D)
+	$(call Q,AS)$(CC) -I. -MMD -MP -c -o $@ $<
+
+$B/memvirt-tests: $(TEST_ASM) $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS) -lcunit
 
 # libFuzzer needs clang; each target is built from source with its sanitizers.
@@ -221,6 +226,8 @@ $B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(HOSTED_A
 	    -DMEMVIRT_ROOT='"$(MEMVIRT_ROOT)"' -DMEMVIRT_BUILD='"$(MEMVIRT_BUILD)"' \
 	    -DFUZZ_TARGET=fuzz_$* -fsanitize=fuzzer,address,undefined \
 	    -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
+
+$B/fuzz/direct: tests/direct_oracle.c
 
 FUZZ_SECONDS ?= 60
 fuzz: $(patsubst tests/fuzz/fuzz_%.c,$B/fuzz/%,$(FUZZ_SRC)) ## Fuzz each target for FUZZ_SECONDS (60)

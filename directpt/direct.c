@@ -18,6 +18,16 @@ static bool within(const struct direct_ram *ram, uint64_t pa)
     return pa >= ram->start && pa < ram->end;
 }
 
+/* All of it: there may be a hole within a large page. */
+static bool is_ram(const struct direct *d, uint64_t pa, uint64_t bytes)
+{
+    const struct direct_ram *ram = d->config.ram;
+    uint64_t last = pa + bytes - 1;
+
+    return (within(&ram[0], pa) && within(&ram[0], last)) ||
+           (within(&ram[1], pa) && within(&ram[1], last));
+}
+
 static struct direct_frame *frame_of(struct direct *d, uint64_t pa)
 {
     if (!within(&d->config.ram[0], pa) && !within(&d->config.ram[1], pa))
@@ -85,7 +95,7 @@ static int get_entry(struct direct *d, unsigned level, uint64_t entry)
     if (!is_leaf(level, entry))
         return get(d, pa, (enum direct_type)(level - 1));
     pa = leaf_pa(level, entry);
-    if (!frame_of(d, pa) || !frame_of(d, pa + (1ull << pt_shift(level)) - 1))
+    if (!is_ram(d, pa, 1ull << pt_shift(level)))
         return -EFAULT;
     if (!(entry & PTE_RW))
         return 0;
@@ -118,7 +128,6 @@ static void invalidate(struct direct *d, uint64_t *table, unsigned level,
         else if (table[i])
             put_entry(d, level, table[i]);
     }
-    d->stats.invalidated++;
 }
 
 static int validate(struct direct *d, uint64_t *table, unsigned level)
@@ -195,8 +204,10 @@ static void put(struct direct *d, uint64_t pa)
 
     if (--frame->count)
         return;
-    if (level != DIRECT_WRITABLE)
+    if (level != DIRECT_WRITABLE) {
         invalidate(d, entry_of(d, pa), level, PT_ENTRIES);
+        d->stats.invalidated++;
+    }
     frame->type = DIRECT_NONE;
     frame->stamp = d->epoch;
 }

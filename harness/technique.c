@@ -128,20 +128,31 @@ static uint32_t cpu_flags(const struct run_spec *spec)
            (spec->technique == TECH_NATIVE ? GUEST_BARE_TCG : 0);
 }
 
+/* `others`, or where KVM is kvm_pvm its flags: for a guest whose kernel is at
+ * CPL 0 when `others` has any. */
+static uint32_t pvm_flags(uint32_t others)
+{
+    struct kvm_state state;
+
+    kvm_state_read(&kvm_host_linux, &state);
+    if (state.flavour != KVM_FLAVOUR_PVM)
+        return others;
+    return GUEST_CPL3_PVM | (others ? GUEST_UNDER_PVM : 0);
+}
+
 /* On whom the outcome of an access depends. */
 static uint32_t walker_flags(const struct run_spec *spec)
 {
     bool lab = spec->platform == PLATFORM_LAB_SVM;
-    struct kvm_state state;
 
-    if (technique_is_software(spec->technique))
-        return GUEST_SOFTWARE_VMM;
     if (spec->technique == TECH_EMULATION)
         return GUEST_WALKED_BY_TCG;
+    if (technique_is_software(spec->technique))
+        return GUEST_SOFTWARE_VMM | pvm_flags(0) |
+               (spec->technique == TECH_PV ? GUEST_PARAVIRTUAL : 0);
     if (spec->technique != TECH_SHADOW)
         return lab ? GUEST_WALKED_BY_TCG : 0;
-    kvm_state_read(&kvm_host_linux, &state);
-    return state.flavour == KVM_FLAVOUR_PVM ? GUEST_UNDER_PVM : GUEST_SHADOWED;
+    return pvm_flags(GUEST_SHADOWED);
 }
 
 struct guest_config run_guest_config(const struct run_spec *spec)

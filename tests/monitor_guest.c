@@ -48,9 +48,16 @@ static uint16_t get_selector(struct mon_cpu *cpu, unsigned segment)
     return guest_of(cpu)->selector[segment & 3];
 }
 
+static void set_selector(struct mon_cpu *cpu, unsigned segment,
+                         uint16_t selector)
+{
+    guest_of(cpu)->selector[segment & 3] = selector;
+}
+
 static void kick(struct mon_cpu *cpu)
 {
     guest_of(cpu)->kicks++;
+    guest_of(cpu)->held = cpu->held;
     cpu->in_guest = false;
 }
 
@@ -75,6 +82,7 @@ static const struct mon_ops ops = {
     .get_base = get_base,
     .set_base = set_base,
     .get_selector = get_selector,
+    .set_selector = set_selector,
     .kick = kick,
     .wait = wait,
     .relax = relax,
@@ -124,12 +132,14 @@ uint64_t *mg_pte(struct mg *g, uint64_t va)
 
 /* ---- Life -------------------------------------------------------------- */
 
-struct mg *mg_create(enum shadow_policy policy, unsigned cpus)
+static struct mg *create(enum shadow_policy policy, unsigned cpus, bool pv)
 {
+    const size_t frames = MG_RAM / PAGE_4K * sizeof(struct direct_frame);
     struct mg *g = calloc(1, sizeof *g);
     struct mon_config config = {
         .cpus = cpus,
         .assist = true,
+        .pv = pv,
         .physical_bits = 46,
         .low_end = MG_RAM,
         .pa = MG_PA,
@@ -144,7 +154,8 @@ struct mg *mg_create(enum shadow_policy policy, unsigned cpus)
 
     if (!g)
         return NULL;
-    g->memory_bytes = MON_ARENA + config.arena_bytes;
+    config.frames = (MON_ARENA + config.arena_bytes + 7) & ~7ull;
+    g->memory_bytes = config.frames + frames;
     g->ram = aligned_alloc(PAGE_4K, MG_RAM);
     g->memory =
         aligned_alloc(PAGE_4K, (g->memory_bytes + PAGE_4K) & ~(PAGE_4K - 1));
@@ -154,6 +165,7 @@ struct mg *mg_create(enum shadow_policy policy, unsigned cpus)
     }
     memset(g->ram, 0, MG_RAM);
     memset(g->memory, 0, MON_ARENA);
+    memset(g->memory + config.frames, 0, frames);
     make_tables(g);
     for (unsigned i = 0; i < cpus; i++) {
         struct mon_cpu *cpu =
@@ -169,6 +181,16 @@ struct mg *mg_create(enum shadow_policy policy, unsigned cpus)
     for (unsigned i = 0; i < cpus; i++)
         mon_start_cpu(&g->mon, mg_cpu(g, i));
     return g;
+}
+
+struct mg *mg_create(enum shadow_policy policy, unsigned cpus)
+{
+    return create(policy, cpus, false);
+}
+
+struct mg *mg_create_pv(unsigned cpus)
+{
+    return create(SHADOW_TRACED, cpus, true);
 }
 
 void mg_destroy(struct mg *g)

@@ -22,11 +22,14 @@ struct mg {
     uint64_t base[2]; /* FS, GS */
     uint16_t selector[4];
     unsigned kicks;
+    bool held; /* the last one kicked was to stay out of the guest */
 };
 
 /* 4 KiB pages: RAM's first 4 MiB at MG_KERNEL for the kernel, and one user
  * page. The vCPU is at MG_KERNEL + MG_CODE. NULL when memory is short. */
 struct mg *mg_create(enum shadow_policy policy, unsigned cpus);
+/* The same, whose kernel makes hypercalls. */
+struct mg *mg_create_pv(unsigned cpus);
 void mg_destroy(struct mg *g);
 
 struct mon_cpu *mg_cpu(struct mg *g, unsigned id);

@@ -174,9 +174,14 @@ static void patch(void)
     replay("patch", fuzz_patch);
 }
 
+static void direct(void)
+{
+    replay_some("direct", fuzz_direct, MUTATIONS_SLOW / 10);
+}
+
 TEST_SUITE(fuzz, {"ELF loader", elf}, {"results page", results},
            {"run record", record}, {"CSV reader", csv},
            {"CPU profile", profile}, {"trace", trace},
            {"block of a trace", block}, {"lackey", lackey},
            {"ChampSim", champsim}, {"memtrace", memtrace}, {"decode", decode},
-           {"patch", patch});
+           {"patch", patch}, {"direct paging", direct});

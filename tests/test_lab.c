@@ -269,7 +269,7 @@ static void suites_inside(void)
     status = test_shell(&output,
                         MEMVIRT_ROOT "/scripts/lab/lab --with-perf -- "
                                      "%s/memvirt-tests counters kvm_switch "
-                                     "perf_kvm_stat vm",
+                                     "perf_kvm_stat vm hostile",
                         MEMVIRT_BUILD);
     CU_ASSERT_EQUAL(status, 0);
     CU_ASSERT_PTR_NOT_NULL(strstr(output, " 0 failed"));

@@ -467,25 +467,14 @@ const char *insn_op_name(unsigned op)
     return op < INSN_OPS ? names[op] : NULL;
 }
 
-/* Loads of DS, ES, FS and GS, and stores of them, are right at CPL 3: the CPU
- * has the guest's descriptors. CS and SS hold the guest's CPL. */
-static bool names_cpl(const struct insn *insn)
-{
-    return insn->number == INSN_CS || insn->number == INSN_SS;
-}
-
 bool insn_is_sensitive(const struct insn *insn)
 {
     switch (insn->op) {
     case INSN_RDTSCP: /* IA32_TSC_AUX is the guest's in the monitor only */
     case INSN_RDPID:
     case INSN_SGDT ... INSN_VERW:
-    case INSN_CALL_FAR ... INSN_IRET:
+    case INSN_MOV_FROM_SEG ... INSN_IRET:
         return true;
-    case INSN_MOV_FROM_SEG:
-    case INSN_MOV_TO_SEG:
-    case INSN_LOAD_FAR:
-        return names_cpl(insn);
     default:
         return false;
     }

@@ -222,6 +222,7 @@ static void prepare_cpu(struct software *sw, unsigned id)
     cpu->id = id;
     cpu->host = &sw->vm->vcpus[id];
     cpu->self = va;
+    cpu->loaded_cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
     cpu->stack_top = va + MON_STACK_TOP;
     put64(&cpu->tss[1], va + MON_CPU_FRAME_END);
     put64(&cpu->tss[9], va + MON_IST_TOP);
@@ -307,6 +308,7 @@ static int start_at_monitor(struct software *sw, struct vcpu *vcpu,
         .type = 0xb,
         .present = 1,
     };
+    sregs.ldt = (struct kvm_segment){.unusable = 1, .type = 2};
     sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
     sregs.cr3 = sw->pa + MON_TABLES + TABLE_BOOT * PAGE_4K;
     sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
@@ -389,6 +391,34 @@ static uint16_t own_get_selector(struct mon_cpu *cpu, unsigned which)
                               : sregs.gs.selector;
 }
 
+static void own_set_selector(struct mon_cpu *cpu, unsigned which,
+                             uint16_t selector)
+{
+    uint64_t d = selector & ~3u ? cpu->gdt[0][selector >> 3] : 0;
+    uint32_t limit = (uint32_t)((d & 0xffff) | (d >> 48 & 15) << 16);
+    const struct kvm_segment loaded = {
+        .base = (d >> 16 & 0xffffff) | (d >> 56) << 24,
+        .limit = d >> 55 & 1 ? limit << 12 | 0xfff : limit,
+        .selector = selector,
+        .type = d >> 40 & 15,
+        .present = d >> 47 & 1,
+        .dpl = 3,
+        .s = 1,
+        .db = d >> 54 & 1,
+        .g = d >> 55 & 1,
+        .unusable = !d,
+    };
+    struct kvm_sregs sregs;
+
+    if (ioctl(vcpu_of(cpu)->fd, KVM_GET_SREGS, &sregs))
+        return;
+    *(which == INSN_ES   ? &sregs.es
+      : which == INSN_DS ? &sregs.ds
+      : which == INSN_FS ? &sregs.fs
+                         : &sregs.gs) = loaded;
+    ioctl(vcpu_of(cpu)->fd, KVM_SET_SREGS, &sregs);
+}
+
 static void own_kick(struct mon_cpu *cpu)
 {
     struct vcpu *vcpu = vcpu_of(cpu);
@@ -426,6 +456,7 @@ static const struct mon_ops own_ops = {
     .get_base = own_get_base,
     .set_base = own_set_base,
     .get_selector = own_get_selector,
+    .set_selector = own_set_selector,
     .kick = own_kick,
     .wait = own_wait,
     .relax = own_relax,
@@ -504,8 +535,10 @@ static void end(struct vcpu *vcpu, const struct mon_cpu *cpu)
     case MON_END_OWN_FAULT:
         vm_end_once(vm, VM_END_MONITOR,
                     "the monitor itself took exception %" PRIu64
-                    " at 0x%" PRIx64 ": please report this",
-                    a, b);
+                    " at 0x%" PRIx64 " (cs 0x%" PRIx64 " rsp 0x%" PRIx64
+                    " rflags 0x%" PRIx64 "): please report this",
+                    a, b, cpu->own_fault.cs, cpu->own_fault.rsp,
+                    cpu->own_fault.rflags);
         break;
     case MON_END_NONE:
         vm_end_once(vm, VM_END_MONITOR, "the monitor could not start");
@@ -630,7 +663,9 @@ int software_load(struct vm *vm, const void *image, size_t bytes,
                   uint64_t entry, struct why *why)
 {
     struct software *sw = vm->software;
-    int err = patch_find(image, bytes, &sw->patches, why);
+    int err = vm->config.software->unpatched
+                  ? 0
+                  : patch_find(image, bytes, &sw->patches, why);
 
     if (err)
         return err;

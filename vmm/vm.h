@@ -42,7 +42,8 @@ struct vm_hooks {
 /* The software VMM: our monitor at CPL 0, the guest's kernel at CPL 3
  * (vmm/monitor/monitor.h). */
 struct vm_software {
-    bool pv; /* the guest makes hypercalls (workloads/hypercall.h) */
+    bool unpatched; /* what doesn't trap is left as it is */
+    bool pv;        /* the guest makes hypercalls (workloads/hypercall.h) */
     enum shadow_policy policy;
     unsigned roots; /* shadow roots cached; 0: the default */
     bool no_assist; /* each trap is handled in the VMM process */

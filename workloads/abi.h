@@ -39,6 +39,8 @@ enum guest_flags {
     GUEST_CPU_TCG = 1 << 4,       /* QEMU's TCG runs the guest's code */
     GUEST_BARE_TCG = 1 << 5,      /* and nothing is in between */
     GUEST_SOFTWARE_VMM = 1 << 6,  /* the kernel runs at CPL 3 */
+    GUEST_CPL3_PVM = 1 << 7,      /* kvm_pvm, under any technique */
+    GUEST_PARAVIRTUAL = 1 << 8,   /* the kernel makes hypercalls */
 };
 
 struct guest_config {

@@ -1,8 +1,9 @@
 /*
- * What a guest kernel built for it asks of the monitor (docs/monitor.md):
- * SYSCALL in the guest's kernel mode, the call in RAX, arguments in RDI, RSI
- * and RDX, the result in RAX: 0 or more, or a negative errno. RCX and R11 are
- * clobbered. Addresses are the guest's own; physical ones say so.
+ * What a guest kernel built for it asks of the monitor
+ * (docs/paravirtualization.md): SYSCALL in the guest's kernel mode, the call in
+ * RAX, arguments in RDI and RSI, the result in RAX: 0 or more, or a negative
+ * errno. RCX and R11 are clobbered. Addresses are the guest's own; physical
+ * ones say so.
  *
  * A guest starts as under `trap`: on shadow tables, and what is privileged
  * traps. HC_START takes it to direct paging, and what has no call here goes on
@@ -18,8 +19,9 @@
 #define PV_UPDATES_MAX 65536
 
 enum hypercall {
-    /* struct pv_start *: this CPU from here on; -EINVAL, -EFAULT, -EBUSY as
-     * HC_UPDATE. */
+    /* struct pv_start *: every CPU from here on, wherever it is, on that root;
+     * -EINVAL, -EFAULT, -EBUSY as HC_UPDATE. Each makes the call once more
+     * for its own entry and CR2. Before it, every other call is -EINVAL. */
     HC_START = 1,
     /* struct pv_update *, 16-byte aligned, count, at most PV_UPDATES_MAX:
      * written in order. How many were; less than

@@ -19,6 +19,7 @@ int fuzz_block(const uint8_t *bytes, size_t count);
 int fuzz_lackey(const uint8_t *bytes, size_t count);
 int fuzz_champsim(const uint8_t *bytes, size_t count);
 int fuzz_memtrace(const uint8_t *bytes, size_t count);
+int fuzz_direct(const uint8_t *bytes, size_t count);
 int fuzz_decode(const uint8_t *bytes, size_t count);
 int fuzz_patch(const uint8_t *bytes, size_t count);
 

@@ -133,7 +133,7 @@ static int mov_to_cr(struct mon *m, struct mon_cpu *cpu,
         return set_cr0(m, cpu, value);
     case 2:
         cpu->v.cr2 = value;
-        return 0;
+        return cpu->direct ? mon_write(m, cpu, cpu->pv_cr2, &value, 8) : 0;
     case 3:
         return set_cr3(m, cpu, value);
     case 4:

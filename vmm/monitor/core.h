@@ -80,6 +80,9 @@ int mon_fetch(struct mon *m, struct mon_cpu *cpu, const struct insn **insn);
 void mon_flush_page(void *arg, uint64_t va);
 void mon_flush_own(void *arg);
 void mon_flush_all(void *arg);
+/* All vCPUs but this one out of the guest, until they are let go. */
+void mon_hold_others(struct mon *m);
+void mon_let_go(struct mon *m);
 int mon_memory_init(struct mon *m, uint8_t *arena);
 
 /* event.c */

@@ -117,6 +117,13 @@ static int popf(struct mon *m, struct mon_cpu *cpu, unsigned size)
     return 0;
 }
 
+/* Our own port is for the guest one where nothing is. */
+static uint32_t access_port(struct mon *m, struct mon_cpu *cpu, uint16_t port,
+                            unsigned size, bool out, uint32_t value)
+{
+    return port == MON_PORT ? ~0u : m->ops.port(cpu, port, size, out, value);
+}
+
 static int port_io(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)
 {
     bool out = insn->op == INSN_OUT;
@@ -124,10 +131,37 @@ static int port_io(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)
     uint32_t value = (uint32_t)mon_get_reg(cpu, 0, insn->size);
 
     mon_get_operand(m, cpu, insn, 0, &port);
-    value = m->ops.port(cpu, (uint16_t)port, insn->size, out, value);
+    value = access_port(m, cpu, (uint16_t)port, insn->size, out, value);
     if (!out)
         mon_set_reg(cpu, 0, insn->size, value);
     return 0;
+}
+
+/* One at a time: with REP it is executed again until RCX is 0. */
+static int string_io(struct mon *m, struct mon_cpu *cpu,
+                     const struct insn *insn)
+{
+    bool out = insn->op == INSN_OUTS, rep = insn->flags & INSN_REP;
+    uint64_t step = insn->size;
+    uint16_t port = (uint16_t)cpu->frame.rdx;
+    uint32_t value = 0;
+
+    if (rep && !cpu->frame.rcx)
+        return 0;
+    if (cpu->frame.rflags & RFLAGS_DF)
+        step = -step;
+    if (out && mon_read(m, cpu, cpu->frame.rsi, &value, insn->size))
+        return RAISED;
+    if (!out && mon_probe_write(m, cpu, cpu->frame.rdi, insn->size))
+        return RAISED;
+    value = access_port(m, cpu, port, insn->size, out, value);
+    if (!out && mon_write(m, cpu, cpu->frame.rdi, &value, insn->size))
+        return RAISED;
+    if (out)
+        cpu->frame.rsi += step;
+    else
+        cpu->frame.rdi += step;
+    return rep && --cpu->frame.rcx ? JUMPED : 0;
 }
 
 /* Waits for an interrupt; without one that could come the guest has halted
@@ -190,6 +224,9 @@ static int by_op(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)
     case INSN_IN:
     case INSN_OUT:
         return port_io(m, cpu, insn);
+    case INSN_INS:
+    case INSN_OUTS:
+        return string_io(m, cpu, insn);
     case INSN_RDTSC:
     case INSN_RDTSCP:
         return rdtsc(m, cpu, insn->op == INSN_RDTSCP);
@@ -197,6 +234,12 @@ static int by_op(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)
         return mon_set_operand(m, cpu, insn, 0, cpu->v.tsc_aux);
     case INSN_WBINVD:
         return 0;
+    case INSN_RDPMC: /* no counters */
+        return mon_raise_error(cpu, VECTOR_GP, 0);
+    case INSN_XSETBV: /* CR4.OSXSAVE can't be set */
+    case INSN_MONITOR:
+    case INSN_MWAIT:
+        return mon_raise(cpu, VECTOR_UD);
     case INSN_INT:
         return software_interrupt(m, cpu, insn);
     case INSN_UNDEFINED:

@@ -67,8 +67,8 @@ trapped:
     pushq %r15
     cld
     movq %rsp, %rdi
-    testb $3, MON_FRAME_CS(%rsp)
-    jz own
+    cmpw $MON_CS, MON_FRAME_CS(%rsp)
+    je own
     movq %rsp, %rbx
     movq MON_CPU_STACK(%rsp), %rsp
     call monitor_trapped

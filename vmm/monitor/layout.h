@@ -10,7 +10,7 @@
 /* Offsets from MON_BASE, and in the monitor's memory. */
 #define MON_IMAGE         0x0 /* text and read-only data, with its header */
 #define MON_BOOT          0x0 /* where a vCPU starts */
-#define MON_SYSCALL_ENTRY 0x1000
+#define MON_SYSCALL_ENTRY 0x1ac0
 #define MON_STUBS         0x2000 /* 16 bytes for each vector */
 #define MON_IMAGE_MAX     0x100000
 #define MON_SHARED        0x100000 /* struct mon */

@@ -109,6 +109,28 @@ void mon_flush_all(void *arg)
     }
 }
 
+void mon_hold_others(struct mon *m)
+{
+    for (unsigned i = 0; i < m->config.cpus; i++) {
+        struct mon_cpu *other = mon_cpu(m, i);
+
+        if (other == m->current)
+            continue;
+        __atomic_store_n(&other->held, true, __ATOMIC_SEQ_CST);
+        if (!__atomic_load_n(&other->in_guest, __ATOMIC_SEQ_CST))
+            continue;
+        m->ops.kick(other);
+        while (__atomic_load_n(&other->in_guest, __ATOMIC_SEQ_CST))
+            m->ops.relax(m->current);
+    }
+}
+
+void mon_let_go(struct mon *m)
+{
+    for (unsigned i = 0; i < m->config.cpus; i++)
+        __atomic_store_n(&mon_cpu(m, i)->held, false, __ATOMIC_SEQ_CST);
+}
+
 int mon_memory_init(struct mon *m, uint8_t *arena)
 {
     const struct shadow_ops ops = {

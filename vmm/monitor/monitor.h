@@ -118,8 +118,10 @@ struct mon_cpu {
     unsigned flush_pages; /* over MON_FLUSH_PAGES: everything */
     uint64_t flush_page[MON_FLUSH_PAGES];
     bool user_gdt, loaded_user_gdt;
+    uint64_t cr0, loaded_cr0;   /* MP, EM and TS are the guest's */
     volatile bool flush_wanted; /* by another vCPU */
     volatile bool in_guest;
+    volatile bool held; /* by another vCPU: stays out of the guest */
 
     struct mon_virtual v;
     /* pv, on the guest's own tables. */
@@ -137,6 +139,7 @@ struct mon_cpu {
 
     enum mon_end end;
     uint64_t end_a, end_b;
+    struct mon_frame own_fault; /* MON_END_OWN_FAULT */
 
     uint64_t call_pa;
     uint8_t call_bytes[INSN_BYTES_MAX];
@@ -179,8 +182,10 @@ struct mon_ops {
     /* FS.base (INSN_FS) or GS.base, of the guest as it stands. */
     uint64_t (*get_base)(struct mon_cpu *cpu, unsigned segment);
     void (*set_base)(struct mon_cpu *cpu, unsigned segment, uint64_t base);
-    /* The selector in DS, ES, FS or GS. */
+    /* DS, ES, FS or GS; what is loaded is null, or in cpu->gdt[0]. */
     uint16_t (*get_selector)(struct mon_cpu *cpu, unsigned segment);
+    void (*set_selector)(struct mon_cpu *cpu, unsigned segment,
+                         uint16_t selector);
     /* Makes another vCPU enter the monitor, soon. */
     void (*kick)(struct mon_cpu *cpu);
     /* Waits, without the lock, until something may have happened for this

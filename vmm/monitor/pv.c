@@ -76,6 +76,9 @@ int mon_direct_fault(struct mon_cpu *cpu)
 {
     uint32_t error = (uint32_t)cpu->frame.error;
 
+    /* For the guest there is nothing in our slot. */
+    if (pt_index(cpu->fault_address, 4) == MON_SLOT)
+        error &= ~PF_P;
     cpu->traps[MON_TRUE_FAULT]++;
     cpu->exception.address = cpu->fault_address;
     return mon_raise_error(cpu, VECTOR_PF, cpu->v.user ? error : error & ~PF_U);
@@ -94,28 +97,70 @@ void mon_direct_enter(struct mon *m, struct mon_cpu *cpu)
     cpu->left = false;
 }
 
-static int set_roots(struct mon *m, struct mon_cpu *cpu, uint64_t kernel,
-                     uint64_t user)
+static int get_roots(struct mon *m, uint64_t kernel, uint64_t user)
 {
     int err = direct_get_root(&m->direct, kernel);
 
     if (err)
         return err;
     err = direct_get_root(&m->direct, user);
-    if (err) {
+    if (err)
         direct_put_root(&m->direct, kernel);
-        return err;
-    }
-    if (cpu->direct) {
-        cpu->left_root[0] = cpu->kernel_root;
-        cpu->left_root[1] = cpu->user_root;
-        cpu->left = true;
-    }
+    return err;
+}
+
+/* References to both are held. */
+static void use_roots(struct mon_cpu *cpu, uint64_t kernel, uint64_t user)
+{
     cpu->kernel_root = kernel;
     cpu->user_root = user;
     cpu->v.cr3 = kernel;
+}
+
+static int set_roots(struct mon *m, struct mon_cpu *cpu, uint64_t kernel,
+                     uint64_t user)
+{
+    int err = get_roots(m, kernel, user);
+
+    if (err)
+        return err;
+    cpu->left_root[0] = cpu->kernel_root;
+    cpu->left_root[1] = cpu->user_root;
+    cpu->left = true;
+    use_roots(cpu, kernel, user);
     mon_flush_own(m);
     return 0;
+}
+
+/* ---- Start ------------------------------------------------------------- */
+
+/* A vCPU that stayed on shadow tables could write to those that others walk:
+ * all leave them at once, and none runs while the root is validated. One that
+ * has passed the lock on its way into the guest finds the root there. */
+static int start_all(struct mon *m, uint64_t root)
+{
+    unsigned n = 0;
+    int err = 0;
+
+    mon_hold_others(m);
+    while (!err && n < m->config.cpus) {
+        err = get_roots(m, root, root);
+        n += !err;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        struct mon_cpu *cpu = mon_cpu(m, i);
+
+        if (err) {
+            direct_put_root(&m->direct, root);
+            direct_put_root(&m->direct, root);
+            continue;
+        }
+        use_roots(cpu, root, root);
+        cpu->direct = true;
+        cpu->cr3 = root;
+    }
+    mon_let_go(m);
+    return err;
 }
 
 static int start(struct mon *m, struct mon_cpu *cpu, uint64_t at,
@@ -125,14 +170,14 @@ static int start(struct mon *m, struct mon_cpu *cpu, uint64_t at,
 
     if (mon_read(m, cpu, at, &start, sizeof start))
         return RAISED;
-    if (cpu->direct || !mmu_canonical(start.syscall_entry, 4)) {
+    if (!mmu_canonical(start.syscall_entry, 4)) {
         *result = -EINVAL;
         return 0;
     }
-    *result = set_roots(m, cpu, start.root, start.root);
+    *result = cpu->direct ? set_roots(m, cpu, start.root, start.root)
+                          : start_all(m, start.root);
     if (*result)
         return 0;
-    cpu->direct = true;
     cpu->pv_syscall = start.syscall_entry;
     cpu->pv_cr2 = (uint64_t)start.cr2;
     return 0;
@@ -168,7 +213,7 @@ static int update(struct mon *m, struct mon_cpu *cpu, uint64_t at,
     if (at % sizeof(struct pv_update) || count > PV_UPDATES_MAX)
         count = 0;
     while (done < count) {
-        uint64_t left = count - done, pa;
+        uint64_t left = count - done, pa = 0;
         uint64_t room = (PAGE_4K - at % PAGE_4K) / sizeof(struct pv_update);
         unsigned n = (unsigned)(left < room ? left : room), written;
         const void *from;
@@ -236,7 +281,7 @@ static int64_t simple(struct mon *m, struct mon_cpu *cpu, uint64_t call)
 
     switch (call) {
     case HC_SET_ROOTS:
-        return cpu->direct ? set_roots(m, cpu, a, b) : -EINVAL;
+        return set_roots(m, cpu, a, b);
     case HC_PIN:
         return direct_pin(&m->direct, a, b > 4 ? 0 : (unsigned)b);
     case HC_UNPIN:
@@ -254,30 +299,32 @@ static int64_t simple(struct mon *m, struct mon_cpu *cpu, uint64_t call)
     }
 }
 
+/* What was validated while the guest could still write to it, on shadow
+ * tables, would not be valid: before HC_START there is nothing else. */
+static int dispatch(struct mon *m, struct mon_cpu *cpu, int64_t *result)
+{
+    uint64_t call = cpu->frame.rax, a = cpu->frame.rdi, b = cpu->frame.rsi;
+
+    if (call == HC_START)
+        return start(m, cpu, a, result);
+    if (!cpu->direct)
+        *result = call > HC_START && call <= HC_IRET ? -EINVAL : -ENOSYS;
+    else if (call == HC_UPDATE)
+        return update(m, cpu, a, b, result);
+    else
+        *result = simple(m, cpu, call);
+    return 0;
+}
+
 int mon_hypercall(struct mon *m, struct mon_cpu *cpu)
 {
     int64_t result = 0;
-    int raised = 0;
+    int raised;
 
     cpu->traps[MON_HYPERCALL]++;
-    switch (cpu->frame.rax) {
-    case HC_IRET:
-        if (cpu->direct)
-            return iret(m, cpu);
-        result = -EINVAL;
-        break;
-    case HC_START:
-        raised = start(m, cpu, cpu->frame.rdi, &result);
-        break;
-    case HC_UPDATE:
-        if (cpu->direct)
-            raised = update(m, cpu, cpu->frame.rdi, cpu->frame.rsi, &result);
-        else
-            result = -EINVAL;
-        break;
-    default:
-        result = simple(m, cpu, cpu->frame.rax);
-    }
+    if (cpu->direct && cpu->frame.rax == HC_IRET)
+        return iret(m, cpu);
+    raised = dispatch(m, cpu, &result);
     if (raised)
         cpu->frame.rip -= 2; /* at the SYSCALL: it can be made again */
     else

@@ -45,6 +45,8 @@ static uint64_t user_view(uint64_t d)
     return DESC_DPL_OF(d) == 3 ? kernel_view(d) : 0;
 }
 
+static void show(struct mon_cpu *cpu, unsigned i, uint64_t d);
+
 int mon_load_gdt(struct mon *m, struct mon_cpu *cpu)
 {
     for (unsigned i = 1; i < MON_GDT_GUEST; i++) {
@@ -52,30 +54,48 @@ int mon_load_gdt(struct mon *m, struct mon_cpu *cpu)
 
         if (read_descriptor(m, cpu, (uint16_t)(i * 8), &d, 1) == RAISED)
             return RAISED;
-        cpu->gdt[0][i] = kernel_view(d);
-        cpu->gdt[1][i] = user_view(d);
+        show(cpu, i, d);
     }
     return 0;
+}
+
+/* The guest's tables are its kernel's, whoever runs. 0, RAISED, or JUMPED as
+ * above. */
+static int read_as_kernel(struct mon *m, struct mon_cpu *cpu, uint16_t selector,
+                          uint64_t *d)
+{
+    bool user = cpu->v.user;
+    int result;
+
+    if (!user)
+        return read_descriptor(m, cpu, selector, d, 1);
+    cpu->v.user = false;
+    result = mon_update_mode(m, cpu);
+    if (!result)
+        result = read_descriptor(m, cpu, selector, d, 1);
+    cpu->v.user = user;
+    return mon_update_mode(m, cpu) ? RAISED : result;
+}
+
+static void show(struct mon_cpu *cpu, unsigned i, uint64_t d)
+{
+    cpu->gdt[0][i] = kernel_view(d);
+    cpu->gdt[1][i] = user_view(d);
 }
 
 bool mon_refresh_gdt(struct mon *m, struct mon_cpu *cpu, uint16_t selector)
 {
     unsigned i = selector >> 3;
-    bool user = cpu->v.user, changed;
-    uint64_t d = 0;
+    uint64_t d = 0, before;
 
     if (selector & 4 || !i || i >= MON_GDT_GUEST)
         return false;
-    cpu->v.user = false;
-    if (!mon_update_mode(m, cpu) && read_descriptor(m, cpu, selector, &d, 1))
+    before = cpu->gdt[cpu->v.user][i];
+    if (read_as_kernel(m, cpu, selector, &d))
         d = 0;
     cpu->exception.pending = false;
-    changed = cpu->gdt[user][i] != (user ? user_view(d) : kernel_view(d));
-    cpu->gdt[0][i] = kernel_view(d);
-    cpu->gdt[1][i] = user_view(d);
-    cpu->v.user = user;
-    mon_update_mode(m, cpu);
-    return changed;
+    show(cpu, i, d);
+    return cpu->gdt[cpu->v.user][i] != before;
 }
 
 static bool is_code64(uint64_t d)
@@ -137,16 +157,32 @@ static int check_cs(struct mon *m, struct mon_cpu *cpu, uint16_t cs)
     return 0;
 }
 
+static uint32_t absent(uint16_t selector)
+{
+    return selector & ~3u;
+}
+
+/* A stack for this CPL: writable data of that DPL. */
 static int check_ss(struct mon *m, struct mon_cpu *cpu, uint16_t ss,
                     unsigned rpl)
 {
+    uint64_t d = 0;
+    int result;
+
     if (!(ss & ~3) && rpl == 0 && (ss & 3) == 0)
         return 0;
-    if (!is_stack(seen(cpu, rpl == 3, ss)))
-        mon_refresh_gdt(m, cpu, ss);
-    if ((ss & 3) != rpl || !is_stack(seen(cpu, rpl == 3, ss)))
+    if ((ss & 3) != rpl || !(ss & ~3))
         return bad(cpu, ss);
-    return 0;
+    /* The usual one, without a look at the guest's table. */
+    if (rpl == 3 && is_stack(seen(cpu, true, ss)))
+        return 0;
+    result = read_as_kernel(m, cpu, ss, &d);
+    if (result == RAISED)
+        return RAISED;
+    if (result || !(d & DESC_S) || d & DESC_CODE || !(d & DESC_RW) ||
+        DESC_DPL_OF(d) != rpl)
+        return bad(cpu, ss);
+    return d & DESC_P ? 0 : mon_raise_error(cpu, VECTOR_SS, absent(ss));
 }
 
 int mon_check_return(struct mon *m, struct mon_cpu *cpu, uint16_t cs,
@@ -162,6 +198,8 @@ int mon_iret(struct mon *m, struct mon_cpu *cpu, unsigned size)
 {
     uint64_t slot[5] = {0}, loadable = RFLAGS_LOADABLE | RFLAGS_RF;
 
+    if (cpu->frame.rflags & RFLAGS_NT) /* a task's return: none in 64 bits */
+        return mon_raise_error(cpu, VECTOR_GP, 0);
     for (unsigned i = 0; i < 5; i++)
         if (mon_read(m, cpu, cpu->frame.rsp + i * size, &slot[i], size))
             return RAISED;
@@ -429,25 +467,54 @@ static uint16_t selector_of(struct mon *m, struct mon_cpu *cpu, unsigned n)
                           : m->ops.get_selector(cpu, n);
 }
 
-/* A load that the CPU refused: of SS, or through a descriptor that the CPU
- * does not know. */
+/* SDM vol. 2, MOV: what a data segment register may be loaded with at CPL 0. */
+static int check_data(struct mon *m, struct mon_cpu *cpu, uint16_t selector,
+                      uint64_t *d)
+{
+    int result = read_descriptor(m, cpu, selector, d, 1);
+    uint64_t accessed;
+
+    if (result == RAISED)
+        return RAISED;
+    if (result || !(*d & DESC_S) || (*d & DESC_CODE && !(*d & DESC_RW)) ||
+        (!(*d & DESC_CODE && *d & DESC_CONFORM) &&
+         DESC_DPL_OF(*d) < (selector & 3u)))
+        return bad(cpu, selector);
+    if (!(*d & DESC_P))
+        return mon_raise_error(cpu, VECTOR_NP, absent(selector));
+    accessed = *d | DESC_A;
+    if (accessed == *d)
+        return 0;
+    return mon_write(m, cpu, cpu->v.gdt_base + (selector & ~7u), &accessed, 8);
+}
+
+/* What of the guest's the CPU can't have: LDTs, and a large GDT's end. */
+static int load_data(struct mon *m, struct mon_cpu *cpu, unsigned segment,
+                     uint16_t selector)
+{
+    uint64_t d = 0;
+
+    if (selector & ~3u && check_data(m, cpu, selector, &d))
+        return RAISED;
+    if (selector >> 3 >= MON_GDT_GUEST)
+        return mon_end(cpu, MON_END_SEGMENT, selector, 0);
+    if (selector & ~3u)
+        show(cpu, selector >> 3, d);
+    m->ops.set_selector(cpu, segment, selector);
+    return 0;
+}
+
 static int load_selector(struct mon *m, struct mon_cpu *cpu, unsigned segment,
                          uint16_t selector)
 {
     if (segment == INSN_CS)
         return mon_raise(cpu, VECTOR_UD);
-    if (segment == INSN_SS) {
-        if (check_ss(m, cpu, selector, 0))
-            return RAISED;
-        cpu->v.ss = selector;
-        return 0;
-    }
-    if (selector >> 3 >= MON_GDT_GUEST && !(selector & 4) &&
-        (selector | 7u) <= cpu->v.gdt_limit)
-        return mon_end(cpu, MON_END_SEGMENT, selector, 0);
-    if (mon_refresh_gdt(m, cpu, selector))
-        return JUMPED; /* the CPU can do it now */
-    return bad(cpu, selector);
+    if (segment != INSN_SS)
+        return load_data(m, cpu, segment, selector);
+    if (check_ss(m, cpu, selector, 0))
+        return RAISED;
+    cpu->v.ss = selector;
+    return 0;
 }
 
 static int segment_register(struct mon *m, struct mon_cpu *cpu,

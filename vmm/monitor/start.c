@@ -56,6 +56,18 @@ static inline void write_cr3(uint64_t value)
     __asm__ volatile("movq %0, %%cr3" ::"r"(value) : "memory");
 }
 
+static void load_gdt(struct mon_cpu *cpu)
+{
+    const struct {
+        uint16_t limit;
+        uint64_t base;
+    } __attribute__((packed))
+    gdtr = {sizeof cpu->gdt[0] - 1, (uint64_t)cpu->gdt[cpu->user_gdt]};
+
+    __asm__ volatile("lgdt %0" ::"m"(gdtr));
+    cpu->loaded_user_gdt = cpu->user_gdt;
+}
+
 /* ---- For the core ------------------------------------------------------ */
 
 static void call(enum mon_call call)
@@ -128,6 +140,29 @@ static uint16_t get_selector(struct mon_cpu *cpu, unsigned segment)
     return value;
 }
 
+/* By the GDT of the guest's kernel, which may not be the one that is loaded. */
+static void set_selector(struct mon_cpu *cpu, unsigned segment, uint16_t value)
+{
+    if (cpu->loaded_user_gdt) {
+        cpu->user_gdt = false;
+        load_gdt(cpu);
+    }
+    switch (segment) {
+    case INSN_ES:
+        __asm__ volatile("movw %0, %%es" ::"r"(value));
+        break;
+    case INSN_DS:
+        __asm__ volatile("movw %0, %%ds" ::"r"(value));
+        break;
+    case INSN_FS:
+        __asm__ volatile("movw %0, %%fs" ::"r"(value));
+        break;
+    case INSN_GS:
+        __asm__ volatile("movw %0, %%gs" ::"r"(value));
+        break;
+    }
+}
+
 static void kick(struct mon_cpu *cpu)
 {
     wrmsr(MSR_X2APIC_ICR, (uint64_t)cpu->id << 32 | MON_VECTOR_KICK);
@@ -159,6 +194,7 @@ static const struct mon_ops own_ops = {
     .get_base = get_base,
     .set_base = set_base,
     .get_selector = get_selector,
+    .set_selector = set_selector,
     .kick = kick,
     .wait = wait,
     .relax = relax,
@@ -167,18 +203,6 @@ static const struct mon_ops own_ops = {
 
 /* ---- Back into the guest ----------------------------------------------- */
 
-static void load_gdt(struct mon_cpu *cpu)
-{
-    const struct {
-        uint16_t limit;
-        uint64_t base;
-    } __attribute__((packed))
-    gdtr = {sizeof cpu->gdt[0] - 1, (uint64_t)cpu->gdt[cpu->user_gdt]};
-
-    __asm__ volatile("lgdt %0" ::"m"(gdtr));
-    cpu->loaded_user_gdt = cpu->user_gdt;
-}
-
 /* Others that wait for our flush wait until it is done, or no longer when we
  * are not in the guest. */
 static void flush(struct mon_cpu *cpu)
@@ -186,6 +210,11 @@ static void flush(struct mon_cpu *cpu)
     bool wanted;
 
     __atomic_store_n(&cpu->in_guest, true, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&cpu->held, __ATOMIC_SEQ_CST)) {
+        __atomic_store_n(&cpu->in_guest, false, __ATOMIC_SEQ_CST);
+        __builtin_ia32_pause();
+        __atomic_store_n(&cpu->in_guest, true, __ATOMIC_SEQ_CST);
+    }
     wanted = __atomic_load_n(&cpu->flush_wanted, __ATOMIC_SEQ_CST);
     if (wanted || cpu->cr3 != cpu->loaded_cr3 ||
         cpu->flush_pages > MON_FLUSH_PAGES) {
@@ -207,6 +236,10 @@ static void leave(struct mon_cpu *cpu)
         call(MON_CALL_END); /* which does not return */
     if (cpu->user_gdt != cpu->loaded_user_gdt)
         load_gdt(cpu);
+    if (cpu->cr0 != cpu->loaded_cr0) {
+        __asm__ volatile("movq %0, %%cr0" ::"r"(cpu->cr0));
+        cpu->loaded_cr0 = cpu->cr0;
+    }
     flush(cpu);
 }
 
@@ -238,6 +271,7 @@ void monitor_interrupted(const struct mon_frame *frame)
     cpu->end = MON_END_OWN_FAULT;
     cpu->end_a = frame->vector;
     cpu->end_b = frame->rip;
+    cpu->own_fault = *frame;
     leave(cpu);
 }
 

@@ -1,6 +1,10 @@
 /* Where every trap arrives. */
 #include "vmm/monitor/core.h"
 
+/* Of the real CR0, the monitor's and the guest's: who may use the FPU. */
+#define CR0_OWN    (CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG)
+#define CR0_GUESTS (CR0_MP | 1ull << 2 | 1ull << 3)
+
 /* A guest that can't get on is stopped: no instruction needs so many fills. */
 #define REPEATS_MAX 4096
 
@@ -229,16 +233,23 @@ static int reflect(struct mon_cpu *cpu)
     return mon_raise(cpu, vector);
 }
 
-/* User code may execute INT n where its gate says so; the CPU's own gates
- * never do. */
-static int user_software_interrupt(struct mon *m, struct mon_cpu *cpu,
-                                   bool *done)
+/* With IOPL 3, which the CPU doesn't have. */
+static bool user_may(const struct mon_cpu *cpu, const struct insn *insn)
+{
+    return (cpu->v.flags & RFLAGS_IOPL) == RFLAGS_IOPL &&
+           (insn->op == INSN_IN || insn->op == INSN_OUT ||
+            insn->op == INSN_CLI || insn->op == INSN_STI);
+}
+
+/* User code may execute INT n where its gate says so, and with IOPL 3 more;
+ * the CPU never lets it. */
+static int user_instruction(struct mon *m, struct mon_cpu *cpu, bool *done)
 {
     const struct insn *insn;
 
     if (mon_fetch(m, cpu, &insn))
         return RAISED;
-    *done = insn->op == INSN_INT;
+    *done = insn->op == INSN_INT || user_may(cpu, insn);
     return *done ? mon_emulate(m, cpu, insn) : 0;
 }
 
@@ -253,8 +264,9 @@ static int user_exception(struct mon *m, struct mon_cpu *cpu)
     bool done = false;
 
     if ((vector == VECTOR_GP && cpu->frame.error & 2) ||
+        (vector == VECTOR_GP && cpu->v.flags & RFLAGS_IOPL) ||
         (vector == VECTOR_UD && m->config.syscall_faults)) {
-        if (user_software_interrupt(m, cpu, &done))
+        if (user_instruction(m, cpu, &done))
             return RAISED;
     } else if ((vector == VECTOR_GP || vector == VECTOR_NP) &&
                is_selector_fault(cpu)) {
@@ -328,6 +340,7 @@ static void leave(struct mon *m, struct mon_cpu *cpu)
                : cpu->v.user ? cpu->user_root
                              : cpu->kernel_root;
     cpu->user_gdt = cpu->v.user;
+    cpu->cr0 = CR0_OWN | (cpu->v.cr0 & CR0_GUESTS);
 }
 
 void mon_trap(struct mon *m, struct mon_cpu *cpu)
@@ -376,6 +389,8 @@ void mon_start_cpu(struct mon *m, struct mon_cpu *cpu)
 {
     mon_lock(m, cpu);
     reset(m, cpu);
+    if (cpu->direct) /* by another's HC_START, before this one was here */
+        cpu->v.cr3 = cpu->kernel_root;
     if (!mon_update_mode(m, cpu))
         mon_load_gdt(m, cpu);
     leave(m, cpu);

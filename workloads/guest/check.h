@@ -25,6 +25,10 @@ enum deviation {
     DEVIATION_PVM_WATCH,     /* no data breakpoints at CPL0 */
     DEVIATION_PVM_IRET,      /* IRET to CPL0 leaves IOPL, takes reserved bits */
     DEVIATION_PVM_SELECTORS, /* CS and SS at CPL3 are the host's */
+    DEVIATION_PVM_TS,        /* CR0.TS at CPL3 is the host's */
+    DEVIATION_PV_ROOTS,      /* the user's root does not map the kernel */
+    DEVIATION_MONITOR_LDT,   /* no LDT: #GP */
+    DEVIATION_MONITOR_NULL,  /* a null selector's RPL is 0 in DS and ES */
     DEVIATION_TCG_MSR,       /* bad MSRs and values: no #GP */
     DEVIATION_TCG_SS,        /* #GP where #SS is due */
     DEVIATION_TCG_GATE,      /* error codes of gates */
