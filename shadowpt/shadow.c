@@ -364,10 +364,8 @@ static void update(struct shadow *s, uint32_t page, unsigned index)
     uint32_t entry = page * PT_ENTRIES + index;
     bool present = s->entries[entry];
 
-    if (is_fixed(s, &s->page[page].key, index))
-        return;
     if (s->page[page].key.level > 1) {
-        if (present)
+        if (present && !is_fixed(s, &s->page[page].key, index))
             entry_drop(s, entry);
         return;
     }
