@@ -44,13 +44,13 @@ void entry_drop(struct shadow *s, uint32_t entry)
                      entry);
     else
         unlink_child(s, entry);
-    s->entries[entry] = 0;
+    entry_write(s, entry, 0);
     page->present--;
     s->stats.dropped_entries++;
     if (level == 1 && !page->key.direct)
-        s->tlb_dirty = true;
+        s->tlb_dirty = s->all_cpus;
     else
-        s->flush = true;
+        owe_flush(s, page->key.role);
 }
 
 void entry_link_child(struct shadow *s, uint32_t entry, uint32_t child,
@@ -61,8 +61,8 @@ void entry_link_child(struct shadow *s, uint32_t entry, uint32_t child,
     if (page->parents == NONE && !page->root)
         chain_remove(s->page_link[IDLE], &s->orphan_head, child);
     chain_push(s->entry_link, &page->parents, entry);
-    s->entries[entry] =
-        page_pa(s, child) | marks | PTE_P | PTE_RW | PTE_US | PTE_A;
+    entry_write(s, entry,
+                page_pa(s, child) | marks | PTE_P | PTE_RW | PTE_US | PTE_A);
     s->page[page_of(entry)].present++;
 }
 
@@ -76,7 +76,7 @@ void entry_set_leaf(struct shadow *s, uint32_t entry, uint32_t frame,
 
     if (same) {
         if (old & ~value & PTE_RW)
-            s->tlb_dirty = true;
+            s->tlb_dirty = s->all_cpus;
     } else {
         if (old)
             entry_drop(s, entry);
@@ -87,7 +87,7 @@ void entry_set_leaf(struct shadow *s, uint32_t entry, uint32_t frame,
     }
     if (is_poisoned_mode(s, page->key.role) && (value & PTE_XD))
         value |= s->config.poison;
-    s->entries[entry] = value;
+    entry_write(s, entry, value);
 }
 
 static bool present_for(uint32_t role, unsigned access)
@@ -200,7 +200,7 @@ static void protect_leaf(struct shadow *s, uint32_t entry, unsigned level)
     if (!(s->entries[entry] & PTE_RW))
         return;
     if (level == 1)
-        s->entries[entry] &= ~PTE_RW;
+        entry_write(s, entry, s->entries[entry] & ~PTE_RW);
     else
         entry_drop(s, entry);
     s->stats.write_protected++;
@@ -228,8 +228,10 @@ static void each_leaf(struct shadow *s, uint32_t frame,
 void frame_write_protect(struct shadow *s, uint32_t frame)
 {
     each_leaf(s, frame, protect_leaf);
-    if (s->tlb_dirty)
+    if (s->tlb_dirty & ~own_bit(s))
         s->flush = true;
+    else if (s->tlb_dirty)
+        s->flush_own = true;
 }
 
 static void drop_leaf(struct shadow *s, uint32_t entry, unsigned level)

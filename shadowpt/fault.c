@@ -9,9 +9,10 @@ struct fill {
     const struct mmu_request *request;
     struct mmu_walk walk;
     struct shadow_frame host;
-    uint32_t frame;  /* guest frame of the access */
-    unsigned leaf;   /* level of the guest's leaf */
-    unsigned access; /* of the whole path */
+    uint32_t frame;   /* guest frame of the access */
+    unsigned leaf;    /* level of the guest's leaf */
+    unsigned access;  /* of the whole path */
+    uint64_t flushes; /* of all CPUs' TLBs, before the walk */
 };
 
 static int memory_read(void *arg, uint64_t pa, uint64_t *entry)
@@ -182,11 +183,39 @@ static bool allows(const struct shadow *s, const struct mmu_request *request,
     }
 }
 
-static uint64_t make_leaf(struct shadow *s, const struct fill *f)
+/* Is a guest entry as the walk left it? */
+static bool unchanged(struct shadow *s, const struct fill *f, unsigned n)
+{
+    const struct mmu_reference *r = &f->walk.reference[n];
+    bool leaf = n + 1 == f->walk.references;
+    uint64_t now;
+
+    return !s->ops.memory.read(s->ops.memory.arg, r->pa, &now) &&
+           !((now ^ (r->entry | PTE_A)) & ~PTE_D) &&
+           !(leaf && f->walk.dirty && !(now & PTE_D));
+}
+
+/* Until the flush another CPU could write to a table that was walked and has
+ * been traced only now: what it wrote nobody reports. */
+static bool changed_meanwhile(struct shadow *s, const struct fill *f)
+{
+    bool changed = false;
+
+    if (s->config.cpus == 1 || s->config.policy == SHADOW_VTLB ||
+        (!s->flush && s->stats.tlb_flushes == f->flushes))
+        return false;
+    shadow_flush_others(s);
+    for (unsigned i = 0; i < f->walk.references; i++)
+        changed |= !unchanged(s, f, i);
+    for (unsigned i = 0; changed && i < f->walk.references; i++)
+        table_written(s, f->walk.reference[i].pa, 8);
+    return changed;
+}
+
+static uint64_t make_leaf(struct shadow *s, const struct fill *f,
+                          uint32_t entry, unsigned level)
 {
     bool write = f->request->access == MMU_WRITE;
-    unsigned level;
-    uint32_t entry = make_path(s, f, &level);
     uint64_t value = leaf_value(s->role, f->access, level, &f->host);
 
     if ((value & PTE_RW) && frame_traced(s, f->frame) &&
@@ -206,8 +235,12 @@ static enum shadow_outcome fill(struct shadow *s, struct fill *f,
                                 struct shadow_fault *fault)
 {
     uint64_t frame = f->walk.pa >> 12, value;
+    unsigned level;
+    uint32_t entry;
 
     fault->pa = f->walk.pa;
+    if (va_is_fixed(s, f->request->va))
+        return SHADOW_RESERVED;
     if (!tables_named(&f->walk))
         return no_table(s, f, fault);
     if (frame >= FRAME_MAX ||
@@ -219,10 +252,11 @@ static enum shadow_outcome fill(struct shadow *s, struct fill *f,
     f->leaf = f->walk.reference[f->walk.references - 1].level;
     f->access = (f->walk.writable ? ACC_W : 0) | (f->walk.user ? ACC_U : 0) |
                 (f->walk.executable ? ACC_X : 0) | (f->walk.dirty ? ACC_D : 0);
-    if (va_is_fixed(s, f->request->va))
-        return SHADOW_RESERVED;
     page_reserve(s, MMU_LEVELS_MAX);
-    value = make_leaf(s, f);
+    entry = make_path(s, f, &level);
+    if (changed_meanwhile(s, f))
+        return SHADOW_FIXED; /* the CPU tries again */
+    value = make_leaf(s, f, entry, level);
     if (allows(s, f->request, value))
         return SHADOW_FIXED;
     if (f->request->access == MMU_WRITE) {
@@ -290,28 +324,38 @@ bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
 
 /* ---- Poison ------------------------------------------------------------ */
 
+/* Has another CPU, or this one too, lifted it? */
+static bool is_lifted(const struct shadow *s, uint32_t entry)
+{
+    for (unsigned cpu = 0; cpu < s->config.cpus; cpu++)
+        for (unsigned i = 0; i < s->lifted[cpu].count; i++)
+            if (s->lifted[cpu].entry[i] == entry)
+                return true;
+    return false;
+}
+
 static void put_poison(struct shadow *s, uint32_t entry)
 {
     const struct key *key = &s->page[entry / PT_ENTRIES].key;
 
     /* The table may have become another meanwhile. */
-    if (s->page[entry / PT_ENTRIES].used && s->entries[entry] &&
-        spte_leaf(key->level, s->entries[entry]) &&
+    if (!is_lifted(s, entry) && s->page[entry / PT_ENTRIES].used &&
+        s->entries[entry] && spte_leaf(key->level, s->entries[entry]) &&
         (s->entries[entry] & PTE_XD) && is_poisoned_mode(s, key->role) &&
         !is_fixed(s, key, entry % PT_ENTRIES))
-        s->entries[entry] |= s->config.poison;
+        entry_write(s, entry, s->entries[entry] | s->config.poison);
 }
 
 void shadow_repoison(struct shadow *s)
 {
     struct lifted *lifted = &s->lifted[s->cpu];
 
-    for (unsigned i = 0; i < lifted->count; i++)
-        put_poison(s, lifted->entry[i]);
-    lifted->count = 0;
+    while (lifted->count)
+        put_poison(s, lifted->entry[--lifted->count]);
 }
 
-/* Is the poison all that is in the way? */
+/* Is the poison all that is in the way, or was, when another CPU that misses
+ * the same page lifted it first? */
 static bool lift(struct shadow *s, const struct mmu_request *request,
                  struct shadow_fault *fault)
 {
@@ -319,12 +363,12 @@ static bool lift(struct shadow *s, const struct mmu_request *request,
     uint32_t entry = find_leaf(s, request->va, &fault->level);
 
     if (entry == NONE || request->access == MMU_FETCH ||
-        !(s->entries[entry] & s->config.poison) ||
-        !allows(s, request, s->entries[entry]))
+        !allows(s, request, s->entries[entry]) ||
+        (!(s->entries[entry] & s->config.poison) && !is_lifted(s, entry)))
         return false;
     if (lifted->count == LIFTED_MAX)
         shadow_repoison(s);
-    s->entries[entry] &= ~s->config.poison;
+    entry_write(s, entry, s->entries[entry] & ~s->config.poison);
     lifted->entry[lifted->count++] = entry;
     s->stats.tlb_misses[request->access][fault->level - 1]++;
     return true;
@@ -338,6 +382,7 @@ enum shadow_outcome shadow_fault(struct shadow *s, uint32_t error,
     enum shadow_outcome outcome;
 
     f.request = request;
+    f.flushes = s->stats.tlb_flushes;
     *fault = (struct shadow_fault){0};
     if ((error & PF_RS) && is_poisoned_mode(s, s->role) &&
         lift(s, request, fault))

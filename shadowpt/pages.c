@@ -73,6 +73,8 @@ static uint32_t create(struct shadow *s, const struct key *key)
     uint32_t i = s->free_head;
     uint64_t *entries = &s->entries[(size_t)i * PT_ENTRIES];
 
+    if (s->freed)
+        shadow_flush_others(s);
     chain_remove(s->page_link[IDLE], &s->free_head, i);
     s->free--;
     for (unsigned n = 0; n < PT_ENTRIES; n++)
@@ -115,11 +117,38 @@ void page_drop_entries(struct shadow *s, uint32_t page)
             entry_drop(s, first + i);
 }
 
+/* Does a CPU's CR3 hold it still? */
+static bool is_held(const struct shadow *s, uint32_t page)
+{
+    for (unsigned i = 0; i < s->config.cpus; i++)
+        if (s->held[i] == page)
+            return true;
+    return false;
+}
+
+static void recycle(struct shadow *s, uint32_t page)
+{
+    chain_push(s->page_link[IDLE], &s->free_head, page);
+    s->free++;
+}
+
+/* One that was freed meanwhile is free from now on. */
+void page_hold(struct shadow *s)
+{
+    uint32_t now = s->current == NONE ? NONE : s->root[s->current].page;
+    uint32_t old = s->held[s->cpu];
+
+    s->held[s->cpu] = now;
+    if (old != now && old != NONE && !s->page[old].used && !is_held(s, old))
+        recycle(s, old);
+}
+
 /* Of an orphan. Its leaves went from the TLB, at the latest at the end of
  * this call, with the entry that led here. */
 void page_free(struct shadow *s, uint32_t page)
 {
-    bool tlb_dirty = s->tlb_dirty;
+    const struct key *key = &s->page[page].key;
+    uint32_t tlb_dirty = s->tlb_dirty;
 
     page_drop_entries(s, page);
     s->tlb_dirty = tlb_dirty;
@@ -128,9 +157,10 @@ void page_free(struct shadow *s, uint32_t page)
         chain_remove(s->page_link[UNSYNC], &s->unsync_head, page);
     chain_remove(s->page_link[IDLE], &s->orphan_head, page);
     s->page[page].used = false;
-    chain_push(s->page_link[IDLE], &s->free_head, page);
-    s->free++;
+    s->freed = true;
     s->stats.zapped_tables++;
+    if (key->level != ROLE_LEVELS(key->role) || !is_held(s, page))
+        recycle(s, page);
 }
 
 void page_free_orphans(struct shadow *s)

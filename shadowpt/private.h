@@ -35,6 +35,9 @@ enum { ACC_W = 1, ACC_U = 2, ACC_X = 4, ACC_D = 8, ACC_ALL = 7 };
 #define ROLE_PKE          (1u << 15)
 #define ROLE_1G           (1u << 16)
 #define ROLE_G            (1u << 17) /* G is reserved in upper entries */
+/* Of a virtual TLB: whose it is. */
+#define ROLE_CPU_SHIFT 18
+#define ROLE_CPU(role) ((role) >> ROLE_CPU_SHIFT & 31)
 
 /* In a shadow entry above a leaf, vtlb: some of what is below splinters a
  * guest page of this entry's size, and goes with it at INVLPG. */
@@ -98,8 +101,11 @@ struct shadow {
     uint32_t role;
     bool flush;     /* owed to every CPU before this call ends ... */
     bool flush_own; /* ... and to the selected one */
+    bool freed;     /* tables, in this call: CPUs may still walk them */
     unsigned cpu;
-    bool tlb_dirty; /* leaves went without a flush: the guest owes one */
+    /* Leaves went without a flush, which the guests of these CPUs owe: a bit
+     * each. */
+    uint32_t tlb_dirty, all_cpus;
     uint32_t pages, free, current; /* current: of root[], or NONE */
     uint32_t root_top;             /* slots from here on were never used */
     uint64_t clock;
@@ -115,6 +121,7 @@ struct shadow {
     struct shadow_stats stats;
     struct view view[SHADOW_CPUS_MAX];
     struct lifted lifted[SHADOW_CPUS_MAX];
+    uint32_t held[SHADOW_CPUS_MAX]; /* page that CR3 held when selected */
     struct root root[SHADOW_ROOTS_MAX];
 };
 
@@ -162,6 +169,27 @@ static inline bool is_poisoned_mode(const struct shadow *s, uint32_t role)
     return s->config.poison && ROLE_MODE(role) == SHADOW_USER;
 }
 
+static inline uint32_t own_bit(const struct shadow *s)
+{
+    return (uint32_t)1 << s->cpu;
+}
+
+/* Something of a table with this role went, whoever runs on it: only its
+ * owner does on a virtual TLB's. */
+static inline void owe_flush(struct shadow *s, uint32_t role)
+{
+    if (s->config.policy == SHADOW_VTLB && ROLE_CPU(role) == s->cpu)
+        s->flush_own = true;
+    else
+        s->flush = true;
+}
+
+/* Other CPUs walk the tables meanwhile. */
+static inline void entry_write(struct shadow *s, uint32_t entry, uint64_t value)
+{
+    __atomic_store_n(&s->entries[entry], value, __ATOMIC_RELEASE);
+}
+
 static inline bool spte_leaf(unsigned level, uint64_t entry)
 {
     return level == 1 || (entry & PTE_PS);
@@ -188,7 +216,9 @@ uint32_t page_get(struct shadow *s, const struct key *key);
 void page_free(struct shadow *s, uint32_t page);
 void page_drop_entries(struct shadow *s, uint32_t page);
 void page_free_orphans(struct shadow *s);
-/* At least `count` are free afterwards; the current root stays. */
+/* The selected CPU's CR3 holds its current root, and no other any longer. */
+void page_hold(struct shadow *s);
+/* At least `count` are free afterwards; roots in use stay. */
 void page_reserve(struct shadow *s, uint32_t count);
 bool page_same_key(const struct key *a, const struct key *b);
 void page_set_root(struct shadow *s, uint32_t page);
@@ -228,5 +258,10 @@ void sync_va(struct shadow *s, uint32_t page, uint64_t va);
 
 /* Pays the owed flush. */
 void shadow_settle(struct shadow *s);
+/* The same at once, for what may only be done when no other CPU has the old
+ * translations: with one CPU there is nothing to wait for. */
+void shadow_flush_others(struct shadow *s);
+/* Brings the shadows of traced tables in step with a write to them. */
+void table_written(struct shadow *s, uint64_t pa, uint64_t bytes);
 
 #endif

@@ -94,7 +94,8 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
         config->fixed_index >= PT_ENTRIES || (config->poison & ~PTE_ADDR) ||
         (uintptr_t)arena % PAGE_4K || (config->tables_pa & ~PTE_ADDR))
         return -EINVAL;
-    if (pages < SHADOW_PAGES_MIN)
+    if (pages < SHADOW_PAGES_MIN ||
+        pages - SHADOW_PAGES_MIN < 2 * (config->cpus ? config->cpus - 1 : 0))
         return -ENOMEM;
     if (config->tables_pa > PTE_ADDR - (pages - 1) * PAGE_4K)
         return -EINVAL;
@@ -103,8 +104,9 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
     s->ops = *ops;
     if (!s->config.cpus)
         s->config.cpus = 1;
+    s->all_cpus = UINT32_MAX >> (SHADOW_CPUS_MAX - s->config.cpus);
     for (unsigned i = 0; i < SHADOW_CPUS_MAX; i++)
-        s->view[i].current = NONE;
+        s->view[i].current = s->held[i] = NONE;
     for (unsigned i = 0; i < SHADOW_ROOTS_MAX; i++)
         s->root[i].page = NONE;
     page_init(s);
@@ -113,19 +115,33 @@ int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
     return 0;
 }
 
+static void flush_all(struct shadow *s)
+{
+    s->ops.flush_all(s->ops.memory.arg);
+    s->stats.tlb_flushes++;
+    s->tlb_dirty = 0;
+    s->flush = s->flush_own = s->freed = false;
+}
+
+void shadow_flush_others(struct shadow *s)
+{
+    if (s->flush && s->config.cpus > 1)
+        flush_all(s);
+}
+
 void shadow_settle(struct shadow *s)
 {
     if (s->config.policy == SHADOW_VTLB)
         page_free_orphans(s);
     if (s->flush || (s->flush_own && s->config.cpus == 1)) {
-        s->ops.flush_all(s->ops.memory.arg);
-        s->stats.tlb_flushes++;
-        s->tlb_dirty = false;
+        flush_all(s);
     } else if (s->flush_own) {
         s->ops.flush_own(s->ops.memory.arg);
         s->stats.tlb_own_flushes++;
+        s->tlb_dirty &= ~own_bit(s);
+        s->flush_own = false;
     }
-    s->flush = s->flush_own = false;
+    s->freed = false;
 }
 
 /* Only what changes the meaning of a guest entry: with one root for both, the
@@ -171,13 +187,11 @@ static uint32_t free_slot(struct shadow *s)
 /* The selected CPU runs on this root from here on; NONE: on none. */
 static void use_root(struct shadow *s, uint32_t root)
 {
-    uint32_t bit = (uint32_t)1 << s->cpu;
-
     if (s->current != NONE)
-        s->root[s->current].users &= ~bit;
+        s->root[s->current].users &= ~own_bit(s);
     s->current = root;
     if (root != NONE)
-        s->root[root].users |= bit;
+        s->root[root].users |= own_bit(s);
 }
 
 static void make_root(struct shadow *s, uint32_t frame)
@@ -218,15 +232,20 @@ static void select_root(struct shadow *s)
     s->page[s->root[s->current].page].writes = 0;
 }
 
-/* The guest flushes one CPU: what may be stale goes. A virtual TLB's tables
- * do not say what they were filled from, so all go, those that another CPU
- * runs on too: this one could come to them next. */
+/* A virtual TLB is one CPU's, as a real one is. */
+static bool is_own(const struct shadow *s, uint32_t root)
+{
+    return s->root[root].page != NONE && ROLE_CPU(s->root[root].role) == s->cpu;
+}
+
+/* The guest flushes one CPU: what may be stale goes. Tables that all share are
+ * in step afterwards, so that no CPU finds what is older than its own flush. */
 static void forget(struct shadow *s)
 {
     if (s->config.policy == SHADOW_UNSYNC)
         sync_all(s);
     for (uint32_t i = 0; i < s->root_top; i++) {
-        if (s->config.policy != SHADOW_VTLB || s->root[i].page == NONE)
+        if (s->config.policy != SHADOW_VTLB || !is_own(s, i))
             continue;
         if (s->root[i].users)
             page_drop_entries(s, s->root[i].page);
@@ -238,14 +257,17 @@ static void forget(struct shadow *s)
 
 void shadow_select(struct shadow *s, unsigned cpu)
 {
-    if (cpu == s->cpu)
+    if (cpu == s->cpu) {
+        page_hold(s);
         return;
+    }
     s->view[s->cpu] = (struct view){s->state, s->mode, s->role, s->current};
     s->state = s->view[cpu].state;
     s->mode = s->view[cpu].mode;
     s->role = s->view[cpu].role;
     s->current = s->view[cpu].current;
     s->cpu = cpu;
+    page_hold(s);
 }
 
 int shadow_set_state(struct shadow *s, const struct mmu_state *state,
@@ -263,6 +285,11 @@ int shadow_set_state(struct shadow *s, const struct mmu_state *state,
     s->state = *state;
     s->mode = mode;
     s->role = role_of(state, mode);
+    if (s->config.policy == SHADOW_VTLB)
+        s->role |= s->cpu << ROLE_CPU_SHIFT;
+    /* A CPU that starts has nothing stale in its TLB. */
+    if (s->current == NONE && s->config.policy == SHADOW_UNSYNC)
+        sync_all(s);
     if (s->current != NONE && (cr3 ^ state->cr3) & PTE_ADDR)
         shadow_set_cr3(s, state->cr3);
     else
@@ -320,10 +347,10 @@ void shadow_invlpg(struct shadow *s, uint64_t va)
             continue;
         if (s->config.policy == SHADOW_UNSYNC)
             sync_va(s, s->root[i].page, va);
-        else if (s->config.policy == SHADOW_VTLB)
+        else if (s->config.policy == SHADOW_VTLB && is_own(s, i))
             vtlb_drop(s, s->root[i].page, va);
     }
-    if (!s->flush) {
+    if (!s->flush && !s->flush_own) {
         s->ops.flush_page(s->ops.memory.arg, va);
         s->stats.tlb_page_flushes++;
     }
@@ -337,10 +364,8 @@ static void update(struct shadow *s, uint32_t page, unsigned index)
     uint32_t entry = page * PT_ENTRIES + index;
     bool present = s->entries[entry];
 
-    if (is_fixed(s, &s->page[page].key, index))
-        return;
     if (s->page[page].key.level > 1) {
-        if (present)
+        if (present && !is_fixed(s, &s->page[page].key, index))
             entry_drop(s, entry);
         return;
     }
@@ -352,9 +377,8 @@ static void update(struct shadow *s, uint32_t page, unsigned index)
     }
 }
 
-void shadow_guest_write(struct shadow *s, uint64_t pa, uint64_t bytes)
+void table_written(struct shadow *s, uint64_t pa, uint64_t bytes)
 {
-    s->stats.guest_writes++;
     while (bytes && s->config.policy != SHADOW_VTLB && pa >> 12 < FRAME_MAX) {
         uint32_t frame = pa >> 12;
         uint64_t offset = pa % PAGE_4K, room = PAGE_4K - offset;
@@ -367,6 +391,12 @@ void shadow_guest_write(struct shadow *s, uint64_t pa, uint64_t bytes)
         pa += length;
         bytes -= length;
     }
+}
+
+void shadow_guest_write(struct shadow *s, uint64_t pa, uint64_t bytes)
+{
+    s->stats.guest_writes++;
+    table_written(s, pa, bytes);
     shadow_settle(s);
 }
 

@@ -45,7 +45,8 @@ struct shadow_config {
      * in it and must be contiguous there: who walks them in software finds the
      * table at address X at arena + (X - tables_pa). */
     uint64_t tables_pa;
-    unsigned cpus; /* that share it, at most SHADOW_CPUS_MAX; 0 is 1 */
+    /* That share it, at most SHADOW_CPUS_MAX; 0 is 1. Each needs a root. */
+    unsigned cpus;
     /* One entry of every root is the caller's, and always there: of its
      * addresses the guest has none. By mode. */
     bool fixed;
@@ -54,13 +55,15 @@ struct shadow_config {
     /* 0, or a reserved bit of a leaf. Leaves of SHADOW_USER that can't be
      * executed then have it, so that a load or store that misses the real TLB
      * faults, and a hit does not (BadgerTrap: Gandhi, Basu, Hill, Swift, ACM
-     * SIGARCH Computer Architecture News 42(2), 2014). */
+     * SIGARCH Computer Architecture News 42(2), 2014). A hidden fault fills a
+     * leaf with it too: the access misses again, and is counted then. */
     uint64_t poison;
 };
 
 #define SHADOW_CPUS_MAX 32u
-/* Enough for one access at a time. An instruction of a real CPU can need a
- * dozen pages at once, or it faults for ever: give it 64. */
+/* Enough for one access at a time; each further CPU needs two more. An
+ * instruction of a real CPU can need a dozen pages at once, or it faults for
+ * ever: give it 64. */
 #define SHADOW_PAGES_MIN 16u
 #define SHADOW_PAGES_MAX (1u << 22)
 
@@ -77,11 +80,13 @@ struct shadow_ops {
     struct mmu_memory memory; /* guest-physical; its `arg` is everybody's */
     /* 0, or a negative errno: no memory there. */
     int (*frame)(void *arg, uint64_t guest_frame, struct shadow_frame *frame);
-    /* The TLB of the CPU whose call this is: one page as INVLPG does it, in
-     * every root that it ran since the last flush (several where the modes are
-     * apart); and everything of every root. Then everything of every CPU.
-     * Paging-structure caches go with each. flush_own may be NULL where there
-     * is one CPU. */
+    /* The TLB of the CPU whose call this is, before it goes on: one page as
+     * INVLPG does it, in every root that it ran since the last flush (several
+     * where the modes are apart); and everything of every root. Then
+     * everything of every CPU: when it returns no other CPU uses, or still
+     * does an access by, what it had. It can come in the midst of a call, and
+     * must not call back. Paging-structure caches go with each. flush_own may
+     * be NULL where there is one CPU. */
     void (*flush_page)(void *arg, uint64_t va);
     void (*flush_own)(void *arg);
     void (*flush_all)(void *arg);
@@ -150,13 +155,16 @@ size_t shadow_arena_bytes(unsigned tables);
 
 /* Makes a shadow MMU in the arena (4 KiB aligned), in which it stays: there is
  * nothing to free. -EINVAL for a configuration out of range, -ENOMEM when the
- * arena holds fewer than SHADOW_PAGES_MIN tables. Next is shadow_set_state. */
+ * arena holds too few tables (SHADOW_PAGES_MIN). Next is shadow_set_state. */
 int shadow_init(struct shadow **shadow, void *arena, size_t bytes,
                 const struct shadow_config *config,
                 const struct shadow_ops *ops);
 
 /* The calls that follow are this CPU's, below config.cpus: each has its own
- * state, mode and root. CPU 0 is selected at first. */
+ * state, mode and root. CPU 0 is selected at first. To be called whenever the
+ * CPU comes from its guest: its CR3 holds what shadow_root said last, and that
+ * table, its fixed entry with it, stays as long as this CPU isn't selected
+ * again, whatever the calls between do. */
 void shadow_select(struct shadow *s, unsigned cpu);
 
 /* The guest's control registers and whose accesses come next; CR3 too, which
@@ -192,7 +200,8 @@ bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
 bool shadow_unshadow(struct shadow *s, uint64_t pa);
 
 /* After that access: what this CPU's poisoned faults lifted is poisoned again,
- * and stays in its TLB. */
+ * and stays in its TLB. What another CPU has lifted too waits for that one.
+ * While a leaf is lifted a third CPU's miss of it isn't counted. */
 void shadow_repoison(struct shadow *s);
 
 /* Guest memory was changed by somebody who isn't the CPU on the shadow

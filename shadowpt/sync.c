@@ -114,8 +114,6 @@ static void resync(struct shadow *s, uint32_t page)
     uint32_t first = page * PT_ENTRIES;
     unsigned left = s->page[page].present;
 
-    chain_remove(s->page_link[UNSYNC], &s->unsync_head, page);
-    s->page[page].unsync = false;
     for (uint32_t i = 0; i < PT_ENTRIES && left; i++)
         if (s->entries[first + i]) {
             leaf_rebuild(s, first + i);
@@ -124,14 +122,39 @@ static void resync(struct shadow *s, uint32_t page)
     s->stats.resyncs++;
 }
 
-/* Brings all shadows of a table in step, and traces it. */
-void frame_sync(struct shadow *s, uint32_t frame)
+/* Traces a table; its shadows that are out of step are on the chain then. */
+static void retrace(struct shadow *s, uint32_t frame, uint32_t *stale)
 {
     for (uint32_t i = page_of_frame(s, frame, NONE); i != NONE;
          i = page_of_frame(s, frame, i))
-        if (s->page[i].unsync)
-            resync(s, i);
+        if (s->page[i].unsync) {
+            s->page[i].unsync = false;
+            chain_remove(s->page_link[UNSYNC], &s->unsync_head, i);
+            chain_push(s->page_link[UNSYNC], stale, i);
+        }
     frame_write_protect(s, frame);
+}
+
+/* What another CPU still writes before its flush has to be seen. */
+static void resync_all(struct shadow *s, uint32_t stale)
+{
+    if (stale != NONE)
+        shadow_flush_others(s);
+    while (stale != NONE) {
+        uint32_t page = stale;
+
+        chain_remove(s->page_link[UNSYNC], &stale, page);
+        resync(s, page);
+    }
+}
+
+/* Brings all shadows of a table in step, and traces it. */
+void frame_sync(struct shadow *s, uint32_t frame)
+{
+    uint32_t stale = NONE;
+
+    retrace(s, frame, &stale);
+    resync_all(s, stale);
 }
 
 /* The unsync tables that a new way to the page leads to. From above a page
@@ -139,21 +162,27 @@ void frame_sync(struct shadow *s, uint32_t frame)
  * through. */
 void sync_below(struct shadow *s, uint32_t page)
 {
+    uint32_t stale = NONE;
+
     if (s->page[page].unsync)
-        frame_sync(s, s->page[page].key.frame);
+        retrace(s, s->page[page].key.frame, &stale);
     else if (s->page[page].key.level > 1)
         while (s->unsync_head != NONE)
-            frame_sync(s, s->page[s->unsync_head].key.frame);
+            retrace(s, s->page[s->unsync_head].key.frame, &stale);
+    resync_all(s, stale);
 }
 
 void sync_all(struct shadow *s)
 {
+    uint32_t stale = NONE;
+
     while (s->unsync_head != NONE) {
         uint32_t frame = s->page[s->unsync_head].key.frame;
 
         if (!frame_abandon(s, frame))
-            frame_sync(s, frame);
+            retrace(s, frame, &stale);
     }
+    resync_all(s, stale);
 }
 
 /* One entry of a page table brought in step, and filled where it was absent:

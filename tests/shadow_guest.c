@@ -46,6 +46,7 @@ void guest_init(struct guest *g, unsigned levels)
     for (unsigned i = 0; i < SLOTS; i++)
         g->last[i] = NO_CHANGE;
     window(g, levels);
+    g->cpu = g->cpus;
     g->now = 1;
 }
 
@@ -152,12 +153,12 @@ static struct flush *flush_slot(const struct guest *g, uint64_t va,
     uint64_t page = va >> pt_shift(level);
     uint64_t mixed = page * 0x9e3779b97f4a7c15ull;
 
-    return (struct flush *)&g->invlpg[level - 1][mixed >> 52];
+    return (struct flush *)&g->cpu->invlpg[level - 1][mixed >> 52];
 }
 
 void guest_flush_all(struct guest *g)
 {
-    g->flushed = g->now++;
+    g->cpu->flushed = g->now++;
 }
 
 /* A page of any size around the address goes. */
@@ -175,27 +176,27 @@ static uint64_t flush_time(const struct guest *g, uint64_t va, unsigned level)
 {
     const struct flush *f = flush_slot(g, va, level);
 
-    if (f->page == va >> pt_shift(level) && f->time > g->flushed)
+    if (f->page == va >> pt_shift(level) && f->time > g->cpu->flushed)
         return f->time;
-    return g->flushed;
+    return g->cpu->flushed;
 }
 
 static bool canonical(const struct guest *g, uint64_t va)
 {
-    unsigned unused = 64 - pt_shift(g->state.levels + 1);
+    unsigned unused = 64 - pt_shift(g->cpu->state.levels + 1);
 
     return (uint64_t)((int64_t)(va << unused) >> unused) == va;
 }
 
 static uint64_t reserved(const struct guest *g, unsigned level, uint64_t entry)
 {
-    uint64_t bits = PTE_ADDR & ~((1ull << g->state.physical_bits) - 1);
+    uint64_t bits = PTE_ADDR & ~((1ull << g->cpu->state.physical_bits) - 1);
 
-    if (!g->state.nxe)
+    if (!g->cpu->state.nxe)
         bits |= PTE_XD;
-    if (level >= 4 || (level == 3 && !g->state.pages_1g))
+    if (level >= 4 || (level == 3 && !g->cpu->state.pages_1g))
         bits |= PTE_PS;
-    if (level >= 4 && g->state.g_reserved)
+    if (level >= 4 && g->cpu->state.g_reserved)
         bits |= PTE_G;
     if (level > 1 && (entry & PTE_PS))
         bits |= ((1ull << pt_shift(level)) - 1) & ~(PAGE_4K * 2 - 1);
@@ -212,7 +213,7 @@ static void add(const struct guest *g, struct path *p, uint64_t entry)
 {
     p->w = p->w && (entry & PTE_RW);
     p->u = p->u && (entry & PTE_US);
-    p->x = p->x && !(g->state.nxe && (entry & PTE_XD));
+    p->x = p->x && !(g->cpu->state.nxe && (entry & PTE_XD));
     p->key = (unsigned)(entry >> 59) & 15;
 }
 
@@ -220,17 +221,17 @@ static void add(const struct guest *g, struct path *p, uint64_t entry)
 static bool key_denies(const struct guest *g, const struct path *p,
                        const struct mmu_request *r)
 {
-    uint32_t rights = g->state.pkru >> 2 * p->key & 3;
-    bool write = r->access == MMU_WRITE && (r->user || g->state.wp);
+    uint32_t rights = g->cpu->state.pkru >> 2 * p->key & 3;
+    bool write = r->access == MMU_WRITE && (r->user || g->cpu->state.wp);
 
-    return g->state.pke && p->u && r->access != MMU_FETCH &&
+    return g->cpu->state.pke && p->u && r->access != MMU_FETCH &&
            ((rights & 1) || (write && (rights & 2)));
 }
 
 static bool permitted(const struct guest *g, const struct path *p,
                       const struct mmu_request *r)
 {
-    const struct mmu_state *s = &g->state;
+    const struct mmu_state *s = &g->cpu->state;
 
     if (key_denies(g, p, r))
         return false;
@@ -247,7 +248,8 @@ static bool permitted(const struct guest *g, const struct path *p,
 
 static uint32_t error_code(const struct guest *g, const struct mmu_request *r)
 {
-    bool fetch = r->access == MMU_FETCH && (g->state.nxe || g->state.smep);
+    bool fetch =
+        r->access == MMU_FETCH && (g->cpu->state.nxe || g->cpu->state.smep);
 
     return (r->access == MMU_WRITE ? PF_W : 0) | (r->user ? PF_U : 0) |
            (fetch ? PF_I : 0);
@@ -276,14 +278,14 @@ void guest_expect(const struct guest *g, const struct mmu_request *r,
                   struct expected *e)
 {
     struct path path = {true, true, true, 0};
-    uint64_t table = g->state.cr3 & PTE_ADDR;
+    uint64_t table = g->cpu->state.cr3 & PTE_ADDR;
 
     *e = (struct expected){.outcome = MMU_OK, .error = error_code(g, r)};
     if (!canonical(g, r->va)) {
         e->outcome = MMU_NOT_CANONICAL;
         return;
     }
-    for (unsigned level = g->state.levels;; level--) {
+    for (unsigned level = g->cpu->state.levels;; level--) {
         uint64_t pa = table + 8ull * pt_index(r->va, level), entry;
 
         if (guest_read((void *)g, pa, &entry)) {
@@ -349,7 +351,7 @@ static bool follow(const struct search *s, uint64_t table, unsigned level,
     int slot = guest_slot(table + 8ull * pt_index(s->request->va, level));
     const struct change *c;
 
-    if (slot < 0)
+    if (slot < 0 || !level)
         return false;
     if (leads(s, g->memory[slot], level,
               g->since[slot] > time ? g->since[slot] : time, UINT64_MAX, path))
@@ -375,6 +377,6 @@ bool guest_stale(const struct guest *g, const struct mmu_request *request,
                        .flushed = flush_time(g, request->va, 1)};
 
     return canonical(g, request->va) &&
-           follow(&s, g->state.cr3 & PTE_ADDR, g->state.levels, s.flushed,
-                  (struct path){true, true, true, 0});
+           follow(&s, g->cpu->state.cr3 & PTE_ADDR, g->cpu->state.levels,
+                  s.flushed, (struct path){true, true, true, 0});
 }

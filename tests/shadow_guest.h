@@ -26,6 +26,7 @@
 
 #define CHANGES     (1u << 18)
 #define FLUSH_SLOTS 4096u
+#define GUEST_CPUS  4u
 
 struct change {
     uint64_t old, from, until; /* the value, and when it was there */
@@ -36,19 +37,26 @@ struct flush {
     uint64_t page, time;
 };
 
+/* What each CPU has of its own: its state, and its TLB's flushes. */
+struct guest_cpu {
+    struct mmu_state state;
+    uint64_t flushed;                    /* time of the last flush of all */
+    struct flush invlpg[3][FLUSH_SLOTS]; /* by page size */
+};
+
 struct guest {
+    struct guest_cpu *cpu; /* whose access or flush is next */
     uint64_t memory[SLOTS];
     uint64_t since[SLOTS]; /* the current value is there */
     uint32_t last[SLOTS];  /* change */
     struct change change[CHANGES];
-    uint32_t changes;                    /* ever; the last CHANGES are kept */
-    uint64_t now, flushed;               /* time of the last flush of all */
-    struct flush invlpg[3][FLUSH_SLOTS]; /* by page size */
-    uint64_t mmu_sets;                   /* calls of guest_set */
+    uint32_t changes; /* ever; the last CHANGES are kept */
+    uint64_t now;
+    uint64_t mmu_sets; /* calls of guest_set */
     /* What the host maps in one piece (guest_unit) moves as one, and is away
      * one time in eight. */
     uint32_t moved[HOST_UNITS];
-    struct mmu_state state;
+    struct guest_cpu cpus[GUEST_CPUS];
 };
 
 /* What one access does by the manual. */

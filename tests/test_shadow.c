@@ -1,11 +1,13 @@
 /*
  * The shadow MMU against an oracle. A guest does random things to random
- * tables; a model of the CPU runs on the shadow tables, with a TLB of its own
- * that only the library's flushes empty. Every translation that the CPU gets
- * must be the guest's now, or one the architecture lets a TLB keep; every
+ * tables; models of CPUs run on the shadow tables, each with a TLB of its own
+ * that only the library's flushes empty. Every translation that a CPU gets
+ * must be the guest's now, or one the architecture lets its TLB keep; every
  * fault and every accessed or dirty bit must be what a walk of the guest's
- * tables says.
+ * tables says. While a call for one CPU is on its way, the others go on with
+ * what their TLBs and the tables as they are just then let them do.
  */
+#include "shadowpt/private.h"
 #include "tests/shadow_guest.h"
 #include "tests/test.h"
 
@@ -17,6 +19,7 @@
 #define TLB_ENTRIES 64u
 #define PDE_ENTRIES 16u
 #define TABLES_PA   0x7000000000ull
+#define POISON      (1ull << 51)
 
 #ifdef __SANITIZE_ADDRESS__
 #define DIVISOR 4
@@ -29,7 +32,10 @@ struct scenario {
     const char *name;
     unsigned thousands; /* of operations */
     unsigned tables, roots, levels, flood;
+    unsigned cpus; /* 0: one */
     bool tlb, apart, roles, splinter, amd;
+    bool fixed, poison; /* the caller's entry; poisoned leaves */
+    bool late;          /* only CPU 0 is there at first */
 };
 
 struct tlb_entry {
@@ -44,19 +50,32 @@ struct pde_entry {
     bool valid;
 };
 
+struct cpu {
+    struct tlb_entry tlb[TLB_ENTRIES];
+    struct pde_entry pde[PDE_ENTRIES];
+    uint64_t cr3;  /* as loaded: behind shadow_root until the CPU goes on */
+    bool in_guest; /* not in a call, nor on its way from one */
+    bool user;     /* where roots are apart */
+};
+
 struct machine {
     const struct scenario *scenario;
     enum shadow_policy policy;
     struct shadow *shadow;
     uint64_t *arena;
     size_t bytes;
-    struct tlb_entry tlb[TLB_ENTRIES];
-    struct pde_entry pde[PDE_ENTRIES];
+    struct cpu cpus[GUEST_CPUS], *cpu;
     struct guest guest;
-    uint64_t recent[8]; /* addresses: without locality nothing gets stale */
+    uint64_t given_up;
+    uint64_t raced_pa;   /* once this is read, CPU 1 writes to it */
+    uint64_t unshadowed; /* a frame that no write traps of */
+    bool busy;           /* what others do meanwhile doesn't count just now */
+    uint64_t recent[8];  /* addresses: without locality nothing gets stale */
     uint64_t random, failures, operation;
     uint64_t expected_true, fixed, emulated, hits, stale;
-    uint64_t page_flushes, all_flushes;
+    uint64_t page_flushes, own_flushes, all_flushes;
+    uint64_t meanwhile, stores; /* others' accesses during calls */
+    uint64_t loads[2][3];       /* into TLBs, of leaves that are poisoned */
 };
 
 static uint32_t chance(struct machine *m, uint32_t below)
@@ -92,14 +111,14 @@ static struct tlb_entry *tlb_slot(struct machine *m, uint64_t root, uint64_t va)
 {
     uint64_t mixed = (va / PAGE_4K ^ root) * 0x9e3779b97f4a7c15ull;
 
-    return &m->tlb[mixed >> 58];
+    return &m->cpu->tlb[mixed >> 58];
 }
 
 static struct pde_entry *pde_slot(struct machine *m, uint64_t root, uint64_t va)
 {
     uint64_t mixed = (va / PAGE_2M ^ root) * 0x9e3779b97f4a7c15ull;
 
-    return &m->pde[mixed >> 60];
+    return &m->cpu->pde[mixed >> 60];
 }
 
 static struct machine *machine_of(void *guest)
@@ -112,28 +131,118 @@ static void flush_page(void *arg, uint64_t va)
     struct machine *m = machine_of(arg);
 
     for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-        unsigned shift = m->tlb[i].valid ? 9 * (m->tlb[i].level - 1) : 0;
+        struct tlb_entry *t = &m->cpu->tlb[i];
+        unsigned shift = t->valid ? 9 * (t->level - 1) : 0;
 
-        if (m->tlb[i].page >> shift == va / PAGE_4K >> shift)
-            m->tlb[i].valid = false;
+        if (t->page >> shift == va / PAGE_4K >> shift)
+            t->valid = false;
     }
-    memset(m->pde, 0, sizeof m->pde);
+    memset(m->cpu->pde, 0, sizeof m->cpu->pde);
     m->page_flushes++;
 }
 
+static void others_go_on(struct machine *m, uint32_t seldom);
+static void race(struct machine *m);
+
+static void empty_tlb(struct cpu *cpu)
+{
+    for (unsigned i = 0; i < TLB_ENTRIES; i++)
+        cpu->tlb[i].valid = false;
+    memset(cpu->pde, 0, sizeof cpu->pde);
+}
+
+static void flush_own(void *arg)
+{
+    struct machine *m = machine_of(arg);
+
+    empty_tlb(m->cpu);
+    m->own_flushes++;
+}
+
+/* The others go on until it reaches them. */
 static void flush_all(void *arg)
 {
     struct machine *m = machine_of(arg);
 
-    for (unsigned i = 0; i < TLB_ENTRIES; i++)
-        m->tlb[i].valid = false;
-    memset(m->pde, 0, sizeof m->pde);
+    for (unsigned i = 0; i < 4; i++)
+        others_go_on(m, 2);
+    for (unsigned i = 0; i < GUEST_CPUS; i++)
+        empty_tlb(&m->cpus[i]);
     m->all_flushes++;
+}
+
+static unsigned cpu_count(const struct machine *m)
+{
+    return m->scenario->cpus ? m->scenario->cpus : 1;
+}
+
+static void be_cpu(struct machine *m, unsigned i)
+{
+    m->cpu = &m->cpus[i];
+    m->guest.cpu = &m->guest.cpus[i];
+}
+
+/* The selected CPU traps: its CR3 has been loaded since the last time. */
+static void enter(struct machine *m)
+{
+    shadow_select(m->shadow, (unsigned)(m->cpu - m->cpus));
+    if (m->cpu->cr3)
+        m->cpu->cr3 = shadow_root(m->shadow);
+    m->cpu->in_guest = false;
+}
+
+/* It goes on. */
+static void leave(struct machine *m)
+{
+    shadow_select(m->shadow, (unsigned)(m->cpu - m->cpus));
+    m->cpu->cr3 = shadow_root(m->shadow);
+    m->cpu->in_guest = true;
+}
+
+/* The caller's entry, which leads out of the arena. */
+#define FIXED_INDEX 2u
+#define FIXED_ENTRY (0x5000000000ull | PTE_P | PTE_RW | PTE_US | PTE_A)
+
+static bool in_fixed(const struct machine *m, uint64_t va)
+{
+    return m->scenario->fixed &&
+           pt_index(va, m->scenario->levels) == FIXED_INDEX;
+}
+
+/* Whoever is in the monitor runs on the caller's entry of what CR3 holds. */
+static void check_fixed(struct machine *m)
+{
+    for (unsigned i = 0; m->scenario->fixed && i < cpu_count(m); i++) {
+        uint64_t table = (m->cpus[i].cr3 - TABLES_PA) / 8;
+
+        if (m->cpus[i].cr3 &&
+            (m->arena[table + FIXED_INDEX] & ~(7ull * PAGE_4K)) != FIXED_ENTRY)
+            wrong(m, "the caller's entry has gone", i);
+    }
 }
 
 static int host_frame(void *arg, uint64_t frame, struct shadow_frame *host)
 {
+    others_go_on(machine_of(arg), 8);
     return guest_host(arg, frame, host);
+}
+
+/* In the midst of a walk too, but for a virtual TLB's: nothing tells it later
+ * that an entry changed before the walk set another one's accessed bit, an
+ * order of which the oracle makes more than the manual does. */
+static int read_table(void *arg, uint64_t pa, uint64_t *entry)
+{
+    struct machine *m = machine_of(arg);
+    int error;
+
+    if (m->policy != SHADOW_VTLB)
+        others_go_on(m, 8);
+    error = guest_read(arg, pa, entry);
+    if (pa == m->raced_pa)
+        race(m);
+    if (m->policy != SHADOW_VTLB)
+        others_go_on(m, 8);
+    return error;
 }
 
 /* The promise: an upper entry allows everything, and nothing is there for the
@@ -148,8 +257,8 @@ static void check_entry(struct machine *m, uint64_t entry, unsigned level,
     if (level == 1 || large ? (entry & leaf) != leaf
                             : (entry & (upper | PTE_XD)) != upper)
         wrong(m, "bits missing in a shadow entry", va);
-    if (large &&
-        (level > 3 || (entry & PTE_ADDR & ((1ull << pt_shift(level)) - 1))))
+    if (large && (level > 3 || (entry & ~POISON & PTE_ADDR &
+                                ((1ull << pt_shift(level)) - 1))))
         wrong(m, "a reserved bit in a shadow entry", va);
 }
 
@@ -158,6 +267,8 @@ static uint64_t shadow_entry(struct machine *m, uint64_t table, unsigned level,
 {
     uint64_t number = (table - TABLES_PA) / PAGE_4K, entry;
 
+    if (level == m->scenario->levels && in_fixed(m, va))
+        return 0; /* not the guest's */
     if (number >= shadow_tables(m->shadow)) {
         wrong(m, "a shadow entry leads out of the arena", va);
         return 0;
@@ -172,7 +283,7 @@ static uint64_t shadow_entry(struct machine *m, uint64_t table, unsigned level,
 /* The shadow's leaf for an address, cut to 4 KiB, or 0. */
 static uint64_t shadow_leaf(struct machine *m, uint64_t va, unsigned *size)
 {
-    uint64_t root = shadow_root(m->shadow), table = root, entry;
+    uint64_t root = m->cpu->cr3, table = root, entry;
     struct pde_entry *pde = pde_slot(m, root, va);
     bool cached = m->scenario->tlb && pde->valid && pde->root == root &&
                   pde->region == va / PAGE_2M;
@@ -205,11 +316,19 @@ static bool key_denies(const struct mmu_state *s, uint64_t entry,
            ((rights & 1) || (r->access == MMU_WRITE && (rights & 2)));
 }
 
+static bool key_denies_write(const struct machine *m, uint64_t entry)
+{
+    const struct mmu_request write = {.access = MMU_WRITE};
+
+    return key_denies(&m->guest.cpu->state, entry, &write) &&
+           (m->guest.cpu->state.pkru >> (entry >> PTE_KEY_SHIFT & 15) * 2 & 2);
+}
+
 /* The rights of a shadow leaf, by the CPU; it always runs with WP and NXE. */
 static bool allowed(const struct machine *m, uint64_t entry,
                     const struct mmu_request *r)
 {
-    const struct mmu_state *s = &m->guest.state;
+    const struct mmu_state *s = &m->guest.cpu->state;
     bool user = m->scenario->apart || r->user, us = entry & PTE_US;
 
     if (!entry || (user && !us))
@@ -223,9 +342,28 @@ static bool allowed(const struct machine *m, uint64_t entry,
     return r->access == MMU_READ || (entry & PTE_RW);
 }
 
+/* A leaf that can be executed is none of poison's. */
+static bool can_be_poisoned(const struct machine *m, uint64_t entry)
+{
+    return m->scenario->poison && m->cpu->user && (entry & PTE_XD);
+}
+
+static bool walked(struct machine *m, const struct mmu_request *r,
+                   uint64_t *entry, unsigned *level)
+{
+    *entry = shadow_leaf(m, r->va, level);
+    if (*entry & POISON) {
+        if (!can_be_poisoned(m, *entry))
+            wrong(m, "poison where none should be", r->va);
+        return false;
+    }
+    return allowed(m, *entry, r);
+}
+
+/* `*entry` is what was found, allowed or not. */
 static bool hit(struct machine *m, const struct mmu_request *r, uint64_t *entry)
 {
-    uint64_t root = shadow_root(m->shadow);
+    uint64_t root = m->cpu->cr3;
     struct tlb_entry *t = tlb_slot(m, root, r->va);
     bool ours = t->valid && t->root == root && t->page == r->va / PAGE_4K;
 
@@ -240,9 +378,10 @@ static bool hit(struct machine *m, const struct mmu_request *r, uint64_t *entry)
     }
     if (ours) /* a fault drops it (SDM vol. 3A, 4.10.4.1) */
         t->valid = false;
-    *entry = shadow_leaf(m, r->va, &level);
-    if (!allowed(m, *entry, r))
+    if (!walked(m, r, entry, &level))
         return false;
+    if (can_be_poisoned(m, *entry) && !m->busy)
+        m->loads[r->access][level - 1]++;
     *t = (struct tlb_entry){root, r->va / PAGE_4K, *entry, level, true};
     return true;
 }
@@ -295,6 +434,7 @@ static void check_bits(struct machine *m, const struct expected *e, uint64_t va,
 
 static void emulate(struct machine *m, uint64_t pa, uint64_t value)
 {
+    enter(m);
     guest_store(&m->guest, pa & ~7ull, value);
     shadow_guest_write(m->shadow, pa & ~7ull, 8);
 }
@@ -303,10 +443,27 @@ static void emulate(struct machine *m, uint64_t pa, uint64_t value)
  * the user could write then too. */
 static bool may_trap(const struct machine *m, const struct expected *e)
 {
-    bool unprotected = !m->guest.state.wp && !m->scenario->apart && e->user;
+    bool unprotected =
+        !m->guest.cpu->state.wp && !m->scenario->apart && e->user;
 
     return m->policy != SHADOW_VTLB || unprotected ||
            e->pa / PAGE_4K - HOST_READONLY < 4;
+}
+
+/* The same with no expectation. */
+static bool raced(struct machine *m, const struct mmu_request *r,
+                  enum shadow_outcome outcome, const struct shadow_fault *fault,
+                  uint64_t value)
+{
+    m->expected_true += outcome == SHADOW_TRUE_FAULT;
+    m->fixed += outcome == SHADOW_FIXED;
+    if (outcome == SHADOW_EMULATE_WRITE) {
+        if (r->access != MMU_WRITE)
+            wrong(m, "a write to emulate that isn't one", r->va);
+        m->emulated++;
+        emulate(m, fault->pa, value);
+    }
+    return outcome == SHADOW_FIXED;
 }
 
 /* Returns true when the access is to be tried again. */
@@ -317,12 +474,22 @@ static bool take_fault(struct machine *m, const struct mmu_request *r,
     struct shadow_fault fault;
     struct expected e;
     uint32_t changes = g->changes;
+    uint64_t stores = m->stores;
     enum shadow_outcome outcome;
     /* A write to what the host has read-only is emulated. */
     enum mmu_access needed = r->access == MMU_WRITE ? MMU_READ : r->access;
 
+    enter(m);
     guest_expect(g, r, &e);
     outcome = shadow_fault(m->shadow, error, r, &fault);
+    check_fixed(m);
+    if (outcome == SHADOW_POISONED) {
+        if (!m->scenario->poison || !(error & PF_RS))
+            wrong(m, "no fault of poison's", r->va);
+        return true;
+    }
+    if (stores != m->stores) /* what was expected may be so no longer */
+        return raced(m, r, outcome, &fault, value);
     m->expected_true += e.outcome == MMU_PAGE_FAULT;
     if (e.outcome == MMU_OK)
         check_bits(m, &e, r->va, changes);
@@ -330,10 +497,14 @@ static bool take_fault(struct machine *m, const struct mmu_request *r,
         wrong(m, "bits set by an access that failed", r->va);
     switch (outcome) {
     case SHADOW_FIXED:
-        if (e.outcome != MMU_OK)
+        if (e.outcome != MMU_OK || in_fixed(m, r->va))
             wrong(m, "a true fault taken for a hidden one", r->va);
         m->fixed++;
         return true;
+    case SHADOW_RESERVED:
+        if (e.outcome != MMU_OK || !in_fixed(m, r->va))
+            wrong(m, "an address that isn't the caller's", r->va);
+        return false;
     case SHADOW_TRUE_FAULT:
         if (e.outcome != MMU_PAGE_FAULT)
             wrong(m, "a hidden fault taken for a true one", r->va);
@@ -342,12 +513,14 @@ static bool take_fault(struct machine *m, const struct mmu_request *r,
         return false;
     case SHADOW_EMULATE_WRITE:
         if (e.outcome != MMU_OK || e.pa != fault.pa || r->access != MMU_WRITE ||
-            !may_trap(m, &e))
+            !may_trap(m, &e) || fault.pa / PAGE_4K == m->unshadowed)
             wrong(m, "a write to emulate that isn't one", r->va);
         m->emulated++;
         emulate(m, fault.pa, value);
         return false;
     case SHADOW_NO_MEMORY:
+        if (!fault.table && in_fixed(m, r->va))
+            wrong(m, "memory asked for at the caller's addresses", r->va);
         if (fault.table ? e.outcome != MMU_NO_MEMORY
                         : e.outcome != MMU_OK || e.pa != fault.pa ||
                               guest_host_pa(g, e.pa, needed) != UINT64_MAX)
@@ -363,7 +536,10 @@ static bool take_fault(struct machine *m, const struct mmu_request *r,
 static uint32_t cpu_error(const struct machine *m, const struct mmu_request *r,
                           uint64_t entry)
 {
-    return (entry ? PF_P : 0) | (r->access == MMU_WRITE ? PF_W : 0) |
+    bool poisoned = entry & POISON;
+
+    return (entry ? PF_P : 0) | (poisoned ? PF_RS : 0) |
+           (r->access == MMU_WRITE ? PF_W : 0) |
            (r->access == MMU_FETCH ? PF_I : 0) |
            (r->user || m->scenario->apart ? PF_U : 0);
 }
@@ -378,8 +554,27 @@ static void store(struct machine *m, uint64_t entry, uint64_t va,
     for (unsigned i = 0; i < FRAMES; i++) {
         uint64_t pa = guest_frame_pa(i) | (va % PAGE_4K & ~7ull);
 
-        if (guest_host_pa(&m->guest, pa, MMU_WRITE) == host)
+        if (guest_host_pa(&m->guest, pa, MMU_WRITE) == host) {
             guest_store(&m->guest, pa, value);
+            m->stores += m->busy;
+        }
+    }
+}
+
+/* Between calls no CPU's TLB can write to a table that is traced. */
+static void check_traced(struct machine *m)
+{
+    for (unsigned n = 0; n < cpu_count(m) * TLB_ENTRIES; n++) {
+        const struct tlb_entry *t =
+            &m->cpus[n / TLB_ENTRIES].tlb[n % TLB_ENTRIES];
+
+        for (unsigned i = 0; t->valid && (t->entry & PTE_RW) && i < FRAMES; i++)
+            if (guest_host_pa(&m->guest, guest_frame_pa(i), MMU_WRITE) ==
+                    host_pa(t->entry, 0) &&
+                frame_traced(m->shadow,
+                             (uint32_t)(guest_frame_pa(i) / PAGE_4K)))
+                wrong(m, "a TLB can write to a traced table",
+                      t->page * PAGE_4K);
     }
 }
 
@@ -389,29 +584,79 @@ static void set_state(struct machine *m, bool user)
                             : user              ? SHADOW_USER
                                                 : SHADOW_KERNEL;
 
-    if (shadow_set_state(m->shadow, &m->guest.state, mode))
+    enter(m);
+    if (shadow_set_state(m->shadow, &m->guest.cpu->state, mode))
         wrong(m, "a state refused", 0);
+    m->cpu->user = m->scenario->apart && user;
+    if (!m->cpu->cr3)
+        leave(m);
 }
 
-static void access_memory(struct machine *m, const struct mmu_request *r,
-                          uint64_t value)
+/* What shadow_lookup says is what a walk finds, whose U/S bit is the mode's
+ * business. */
+static void check_lookup(struct machine *m, const struct mmu_request *r)
+{
+    bool tlb = false;
+    unsigned level = 0;
+    uint64_t pa = 0, entry;
+
+    memset(pde_slot(m, m->cpu->cr3, r->va), 0, sizeof(struct pde_entry));
+    entry =
+        sign_extended(m, r->va) == r->va ? shadow_leaf(m, r->va, &level) : 0;
+    entry &= ~(m->scenario->poison ? POISON : 0);
+    if (entry)
+        tlb = r->access == MMU_WRITE
+                  ? (entry & PTE_RW) && !key_denies_write(m, entry)
+              : r->access == MMU_FETCH ? !(entry & PTE_XD)
+                                       : true;
+    if (shadow_lookup(m->shadow, r->va, r->access, &pa) != tlb)
+        wrong(m, "shadow_lookup finds something else", r->va);
+    else if (tlb && pa != host_pa(entry, r->va))
+        wrong(m, "shadow_lookup finds another place", r->va);
+}
+
+static void try_access(struct machine *m, const struct mmu_request *r,
+                       uint64_t value)
 {
     bool exact = m->policy == SHADOW_TRACED && !m->scenario->tlb;
+    unsigned faults = 0;
+    bool fresh = false;
     uint64_t entry;
 
-    if (m->scenario->apart)
-        set_state(m, r->user);
-    for (unsigned tries = 0; tries < 2; tries++) {
+    for (;;) {
+        uint64_t stores = m->stores, fixed = m->fixed;
+
+        leave(m);
         if (hit(m, r, &entry)) {
-            check_hit(m, r, entry, exact || tries);
+            check_hit(m, r, entry, exact || fresh);
             if (r->access == MMU_WRITE)
                 store(m, entry, r->va, value);
             return;
         }
         if (!take_fault(m, r, cpu_error(m, r, entry), value))
             return;
+        fresh = fixed != m->fixed && stores == m->stores;
+        /* One hidden fault, and one of poison's. */
+        if (stores == m->stores && ++faults == 2u + m->scenario->poison)
+            break;
     }
     wrong(m, "a fixed fault comes again", r->va);
+}
+
+static void access_memory(struct machine *m, const struct mmu_request *r,
+                          uint64_t value)
+{
+    if (m->scenario->apart)
+        set_state(m, r->user);
+    try_access(m, r, value);
+    if (m->scenario->fixed && one_in(m, 16)) {
+        leave(m);
+        check_lookup(m, r);
+    }
+    if (m->scenario->poison) {
+        enter(m);
+        shadow_repoison(m->shadow);
+    }
 }
 
 /* ---- What the guest does --------------------------------------------------
@@ -499,7 +744,8 @@ static uint64_t some_entry(struct machine *m)
     uint64_t entry = one_in(m, 24) ? large_pa(m) | PTE_PS : some_frame_pa(m);
 
     entry |= (one_in(m, 99) ? 0 : PTE_P) | (one_in(m, 25) ? 0 : PTE_RW) |
-             (one_in(m, 25) ? 0 : PTE_US) | (one_in(m, 25) ? PTE_XD : 0) |
+             (one_in(m, 25) ? 0 : PTE_US) |
+             (one_in(m, m->scenario->poison ? 2 : 25) ? PTE_XD : 0) |
              (one_in(m, 2) ? PTE_A : 0) | (one_in(m, 2) ? PTE_D : 0) |
              (one_in(m, 16) ? PTE_G : 0);
     if (one_in(m, 4))
@@ -558,21 +804,90 @@ static void clear(struct machine *m)
     for (unsigned i = 0; i < count; i++)
         if ((first + i) % PT_ENTRIES != WINDOW)
             guest_store(&m->guest, pa + i * 8ull, 0);
+    enter(m);
     shadow_guest_write(m->shadow, pa, count * 8ull);
+}
+
+/* An instruction writes to a table that nobody can emulate: the CPU can then,
+ * unless it is the root of one. */
+static void unshadow(struct machine *m)
+{
+    unsigned table = chance(m, TABLES), index = some_index(m);
+    uint64_t pa = guest_frame_pa(table);
+    const struct mmu_request r = {.va = window_va(m, table, index),
+                                  .access = MMU_WRITE};
+    bool root = false;
+
+    for (unsigned i = 0; i < cpu_count(m); i++)
+        root |= m->guest.cpus[i].state.cr3 == pa;
+    enter(m);
+    if (shadow_unshadow(m->shadow, pa | 8)) {
+        m->unshadowed = pa / PAGE_4K;
+        access_memory(m, &r, some_entry(m));
+        m->unshadowed = UINT64_MAX;
+        m->given_up++;
+    } else if (!root || m->policy == SHADOW_VTLB) {
+        wrong(m, "a table that is no root can't be given up", pa);
+    }
+}
+
+/* One CPU goes on while another is in the library: what its TLB, or a walk of
+ * the tables as they are just now, lets it do. Where it would fault it waits.
+ */
+static void go_on(struct machine *m, unsigned cpu)
+{
+    struct mmu_request r;
+    unsigned slot, self = (unsigned)(m->cpu - m->cpus);
+    uint64_t entry;
+
+    be_cpu(m, cpu);
+    r = some_request(m);
+    if (one_in(m, 2)) {
+        slot = some_slot(m);
+        r = (struct mmu_request){
+            .va = window_va(m, slot / PT_ENTRIES, slot % PT_ENTRIES),
+            .access = MMU_WRITE};
+    }
+    if (m->scenario->apart)
+        r.user = m->cpu->user;
+    if (hit(m, &r, &entry)) {
+        m->meanwhile++;
+        check_hit(m, &r, entry, false);
+        if (r.access == MMU_WRITE)
+            store(m, entry, r.va, some_entry(m));
+    }
+    be_cpu(m, self);
+}
+
+static void others_go_on(struct machine *m, uint32_t seldom)
+{
+    unsigned cpus = cpu_count(m), other;
+
+    check_fixed(m);
+    if (cpus == 1 || m->busy || !one_in(m, seldom))
+        return;
+    other = (unsigned)(m->cpu - m->cpus + 1 + chance(m, cpus - 1)) % cpus;
+    if (!m->cpus[other].in_guest)
+        return;
+    m->busy = true;
+    go_on(m, other);
+    m->busy = false;
 }
 
 static void load_cr3(struct machine *m)
 {
-    m->guest.state.cr3 =
+    m->guest.cpu->state.cr3 =
         one_in(m, 64) ? SMALL_END * PAGE_4K : guest_frame_pa(chance(m, TABLES));
+    enter(m);
     guest_flush_all(&m->guest);
-    shadow_set_cr3(m->shadow, m->guest.state.cr3);
+    shadow_set_cr3(m->shadow, m->guest.cpu->state.cr3);
 }
 
 static void invlpg(struct machine *m)
 {
     uint64_t va = some_va(m);
 
+    enter(m);
     guest_flush(&m->guest, va);
     shadow_invlpg(m->shadow, va);
 }
@@ -581,7 +896,7 @@ static void invlpg(struct machine *m)
  * flush is as in the CPU. */
 static void change_keys(struct machine *m)
 {
-    struct mmu_state *s = &m->guest.state;
+    struct mmu_state *s = &m->guest.cpu->state;
 
     s->pke = !m->scenario->apart && one_in(m, 2);
     s->pkru = chance(m, UINT32_MAX) & chance(m, UINT32_MAX);
@@ -590,7 +905,7 @@ static void change_keys(struct machine *m)
 /* SMAP stays with SMEP, as SHADOW_KERNEL asks. */
 static void change_state(struct machine *m)
 {
-    struct mmu_state *s = &m->guest.state;
+    struct mmu_state *s = &m->guest.cpu->state;
 
     switch (m->scenario->roles ? chance(m, 5) : 4) {
     case 0:
@@ -647,7 +962,10 @@ static void change_host(struct machine *m)
     }
     for (; units; units--)
         move(m, unit++);
+    enter(m);
+    m->busy = true; /* what others do until the end is the host's to prevent */
     shadow_host_changed(m->shadow, first, frames);
+    m->busy = false;
 }
 
 static void operate(struct machine *m)
@@ -656,6 +974,15 @@ static void operate(struct machine *m)
     uint32_t kind = chance(m, 1000);
 
     m->operation++;
+    if (cpu_count(m) > 1) {
+        if (one_in(m, 2))
+            leave(m);
+        be_cpu(m, chance(m, cpu_count(m)));
+        if (one_in(m, 1000))
+            unshadow(m);
+        if (one_in(m, 256))
+            check_traced(m);
+    }
     if (kind < 780) {
         r = some_request(m);
         access_memory(m, &r, some_entry(m));
@@ -672,6 +999,7 @@ static void operate(struct machine *m)
     } else if (kind < 999 && one_in(m, 4)) {
         clear(m);
     } else {
+        enter(m);
         guest_flush_all(&m->guest);
         shadow_flush_all(m->shadow);
     }
@@ -686,14 +1014,22 @@ static void operate(struct machine *m)
 static void make_shadow(struct machine *m)
 {
     const struct scenario *scenario = m->scenario;
-    const struct shadow_config config = {.policy = m->policy,
-                                         .roots = scenario->roots,
-                                         .splinter = scenario->splinter,
-                                         .flood = scenario->flood,
-                                         .tables_pa = TABLES_PA};
-    const struct shadow_ops ops = {.memory = {guest_read, guest_set, &m->guest},
+    const struct shadow_config config = {
+        .policy = m->policy,
+        .roots = scenario->roots,
+        .splinter = scenario->splinter,
+        .flood = scenario->flood,
+        .tables_pa = TABLES_PA,
+        .cpus = scenario->cpus,
+        .fixed = scenario->fixed,
+        .fixed_index = FIXED_INDEX,
+        .fixed_entry = {FIXED_ENTRY, FIXED_ENTRY | PAGE_4K,
+                        FIXED_ENTRY | 2 * PAGE_4K},
+        .poison = scenario->poison ? POISON : 0};
+    const struct shadow_ops ops = {.memory = {read_table, guest_set, &m->guest},
                                    .frame = host_frame,
                                    .flush_page = flush_page,
+                                   .flush_own = flush_own,
                                    .flush_all = flush_all};
 
     m->bytes = shadow_arena_bytes(scenario->tables);
@@ -712,16 +1048,20 @@ static void start(struct machine *m, const struct scenario *scenario,
     m->scenario = scenario;
     m->policy = policy;
     m->random = 0x2545f4914f6cdd1dull + scenario->tables;
+    m->unshadowed = m->raced_pa = UINT64_MAX;
     guest_init(&m->guest, scenario->levels);
-    m->guest.state = (struct mmu_state){.cr3 = guest_frame_pa(3),
-                                        .levels = scenario->levels,
-                                        .physical_bits = 40,
-                                        .wp = true,
-                                        .nxe = true,
-                                        .pages_1g = !scenario->amd,
-                                        .g_reserved = scenario->amd};
     make_shadow(m);
-    set_state(m, false);
+    for (unsigned i = scenario->late ? 1 : cpu_count(m); i-- > 0;) {
+        be_cpu(m, i);
+        m->guest.cpu->state = (struct mmu_state){.cr3 = guest_frame_pa(3),
+                                                 .levels = scenario->levels,
+                                                 .physical_bits = 40,
+                                                 .wp = true,
+                                                 .nxe = true,
+                                                 .pages_1g = !scenario->amd,
+                                                 .g_reserved = scenario->amd};
+        set_state(m, false);
+    }
 }
 
 static void fill_tables(struct machine *m)
@@ -760,7 +1100,7 @@ static const struct {
     EVENT(roots_evicted, ALL),     EVENT(accessed_set, ALL),
     EVENT(dirty_set, ALL),         EVENT(invlpg, ALL),
     EVENT(cr3_loads, ALL),         EVENT(flushes, ALL),
-    EVENT(tlb_page_flushes, ALL),  EVENT(tlb_own_flushes, 0),
+    EVENT(tlb_page_flushes, ALL),  EVENT(tlb_own_flushes, ALL),
     EVENT(tlb_flushes, ALL),
 };
 #define EVENTS (sizeof events / sizeof events[0])
@@ -803,31 +1143,43 @@ static void finish(struct machine *m, uint64_t *sum)
     CU_ASSERT_EQUAL(stats->traced_writes, m->emulated);
     CU_ASSERT_EQUAL(stats->tlb_page_flushes, m->page_flushes);
     CU_ASSERT_EQUAL(stats->tlb_flushes, m->all_flushes);
+    CU_ASSERT_EQUAL(stats->tlb_own_flushes, m->own_flushes);
+    /* What a TLB of known size missed. */
+    CU_ASSERT_EQUAL(memcmp(stats->tlb_misses, m->loads, sizeof m->loads), 0);
+    CU_ASSERT_EQUAL(m->scenario->poison, m->loads[MMU_READ][0] != 0);
+    CU_ASSERT_EQUAL(m->scenario->poison, m->loads[MMU_WRITE][0] != 0);
+    CU_ASSERT_EQUAL(cpu_count(m) > 1, m->meanwhile != 0);
+    CU_ASSERT_EQUAL(cpu_count(m) > 1, m->stores != 0);
+    CU_ASSERT_EQUAL(cpu_count(m) > 1, m->given_up != 0);
     if (getenv("SHADOW_VERBOSE"))
-        printf("    %s: hits %lu stale %lu", m->scenario->name,
-               (unsigned long)m->hits, (unsigned long)m->stale);
+        printf("    %s: hits %lu stale %lu meanwhile %lu stores %lu "
+               "TLB misses %lu %lu",
+               m->scenario->name, (unsigned long)m->hits,
+               (unsigned long)m->stale, (unsigned long)m->meanwhile,
+               (unsigned long)m->stores, (unsigned long)m->loads[0][0],
+               (unsigned long)m->loads[1][1]);
     add_events(stats, sum);
     if (getenv("SHADOW_VERBOSE"))
         printf("\n");
     free(m->arena);
 }
 
-/* 10 million operations. */
+/* 9 million operations. */
 static const struct scenario scenarios[] = {
     {.name = "a CPU with a TLB",
-     .thousands = 3500,
+     .thousands = 2300,
      .tables = 512,
      .roots = 8,
      .levels = 4,
      .tlb = true},
     {.name = "without",
-     .thousands = 2000,
+     .thousands = 1500,
      .tables = 512,
      .roots = 8,
      .levels = 4,
      .roles = true},
     {.name = "roots apart",
-     .thousands = 2000,
+     .thousands = 1500,
      .tables = 300,
      .roots = 8,
      .levels = 4,
@@ -836,7 +1188,7 @@ static const struct scenario scenarios[] = {
      .apart = true,
      .roles = true},
     {.name = "a small arena",
-     .thousands = 1000,
+     .thousands = 800,
      .tables = 20,
      .roots = 2,
      .levels = 4,
@@ -844,7 +1196,7 @@ static const struct scenario scenarios[] = {
      .tlb = true,
      .roles = true},
     {.name = "5 levels",
-     .thousands = 500,
+     .thousands = 400,
      .tables = 256,
      .roots = 4,
      .levels = 5,
@@ -853,7 +1205,7 @@ static const struct scenario scenarios[] = {
      .roles = true,
      .splinter = true},
     {.name = "as AMD has it",
-     .thousands = 500,
+     .thousands = 400,
      .tables = 128,
      .roots = 4,
      .levels = 4,
@@ -861,13 +1213,44 @@ static const struct scenario scenarios[] = {
      .roles = true,
      .amd = true},
     {.name = "the smallest arena",
-     .thousands = 500,
+     .thousands = 400,
      .tables = SHADOW_PAGES_MIN,
      .roots = 1,
      .levels = 5,
      .flood = 2,
      .apart = true,
      .roles = true},
+    {.name = "3 CPUs",
+     .thousands = 700,
+     .tables = 512,
+     .roots = 8,
+     .levels = 4,
+     .tlb = true,
+     .cpus = 3,
+     .fixed = true},
+    {.name = "3 CPUs, roots apart, poison",
+     .thousands = 600,
+     .tables = 300,
+     .roots = 8,
+     .levels = 4,
+     .flood = 3,
+     .tlb = true,
+     .apart = true,
+     .roles = true,
+     .cpus = 3,
+     .fixed = true,
+     .poison = true},
+    {.name = "4 CPUs in the smallest arena",
+     .thousands = 300,
+     .tables = SHADOW_PAGES_MIN + 6,
+     .roots = 4,
+     .levels = 5,
+     .flood = 2,
+     .tlb = true,
+     .apart = true,
+     .roles = true,
+     .cpus = 4,
+     .fixed = true},
 };
 
 static void run(enum shadow_policy policy)
@@ -955,6 +1338,7 @@ static void protect_pages(struct machine *m)
 
 static void invlpg_pages(struct machine *m)
 {
+    enter(m);
     for (uint64_t i = 0; i < PAGES; i++) {
         guest_flush(&m->guest, i * PAGE_4K);
         shadow_invlpg(m->shadow, i * PAGE_4K);
@@ -963,8 +1347,9 @@ static void invlpg_pages(struct machine *m)
 
 static void reload_cr3(struct machine *m)
 {
+    enter(m);
     guest_flush_all(&m->guest);
-    shadow_set_cr3(m->shadow, m->guest.state.cr3);
+    shadow_set_cr3(m->shadow, m->guest.cpu->state.cr3);
 }
 
 struct cost {
@@ -1049,35 +1434,298 @@ static void touch(struct machine *m, uint64_t va, enum mmu_access access,
     access_memory(m, &r, value);
 }
 
-/* A page goes from its page table without INVLPG, and becomes a page table
- * itself: the TLB may still write to it, and no trace would tell. */
-static void becomes_table(void)
+/* A page goes from its page table, and becomes a page table itself, while a
+ * TLB may still write to it and no trace would tell: CPU 0's own, which owes
+ * INVLPG, or that of another CPU. */
+static void become_table(struct machine *m, unsigned writer)
 {
-    static const struct scenario scenario = {.name = "a page becomes a table",
-                                             .tables = 32,
-                                             .roots = 2,
-                                             .levels = 4,
-                                             .tlb = true};
     const uint64_t table = guest_frame_pa(10);
     const uint64_t entry = guest_frame_pa(PAGE_TABLE) + 8;
+
+    map_pages(m);
+    emulate(m, entry, table | RIGHTS);
+    be_cpu(m, writer);
+    touch(m, PAGE_4K, MMU_WRITE, FIRST_FRAME * PAGE_4K | RIGHTS);
+    be_cpu(m, 0);
+    emulate(m, entry, 0);
+    if (writer)
+        reload_cr3(m);
+    emulate(m, guest_frame_pa(PAGE_TABLE - 1) + 8, table | RIGHTS);
+    touch(m, PAGE_2M, MMU_READ, 0);
+    be_cpu(m, writer);
+    touch(m, PAGE_4K, MMU_WRITE, (FIRST_FRAME + 1) * PAGE_4K | RIGHTS);
+    be_cpu(m, 0);
+    enter(m);
+    guest_flush(&m->guest, PAGE_2M);
+    shadow_invlpg(m->shadow, PAGE_2M);
+    touch(m, PAGE_2M, MMU_READ, 0);
+}
+
+static void becomes_table(void)
+{
+    static const struct scenario scenario[2] = {
+        {.name = "a page becomes a table",
+         .tables = 32,
+         .roots = 2,
+         .levels = 4,
+         .tlb = true},
+        {.name = "and another CPU has it",
+         .tables = 32,
+         .roots = 2,
+         .levels = 4,
+         .tlb = true,
+         .cpus = 2}};
+    struct machine *m = malloc(sizeof *m);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    for (unsigned policy = SHADOW_TRACED; policy <= SHADOW_VTLB; policy++)
+        for (unsigned writer = 0; writer < 2; writer++) {
+            start(m, &scenario[writer], policy);
+            become_table(m, writer);
+            CU_ASSERT_EQUAL(m->failures, 0);
+            free(m->arena);
+        }
+    free(m);
+}
+
+/* ---- Several CPUs ---------------------------------------------------------
+ */
+
+static unsigned tlb_used(const struct cpu *cpu)
+{
+    unsigned used = 0;
+
+    for (unsigned i = 0; i < TLB_ENTRIES; i++)
+        used += cpu->tlb[i].valid;
+    return used;
+}
+
+static uint64_t hidden(const struct machine *m)
+{
+    const struct shadow_stats *stats = shadow_stats(m->shadow);
+
+    return stats->hidden_missing + stats->hidden_protection;
+}
+
+/* MOV CR3, INVLPG and the guest's flushes are one CPU's: another keeps its TLB,
+ * and finds its shadow filled. */
+static void undisturbed(void)
+{
+    static const struct scenario scenario = {.name = "two CPUs",
+                                             .tables = 64,
+                                             .roots = 4,
+                                             .levels = 4,
+                                             .tlb = true,
+                                             .cpus = 2,
+                                             .fixed = true};
     struct machine *m = malloc(sizeof *m);
 
     CU_ASSERT_PTR_NOT_NULL_FATAL(m);
     for (unsigned policy = SHADOW_TRACED; policy <= SHADOW_VTLB; policy++) {
+        uint64_t flushes, faults;
+        unsigned used;
+
         start(m, &scenario, policy);
         map_pages(m);
-        emulate(m, entry, table | RIGHTS);
-        touch(m, PAGE_4K, MMU_WRITE, FIRST_FRAME * PAGE_4K | RIGHTS);
-        emulate(m, entry, 0);
-        emulate(m, guest_frame_pa(PAGE_TABLE - 1) + 8, table | RIGHTS);
-        touch(m, PAGE_2M, MMU_READ, 0);
-        touch(m, PAGE_4K, MMU_WRITE, (FIRST_FRAME + 1) * PAGE_4K | RIGHTS);
-        guest_flush(&m->guest, PAGE_2M);
-        shadow_invlpg(m->shadow, PAGE_2M);
-        touch(m, PAGE_2M, MMU_READ, 0);
+        read_pages(m);
+        be_cpu(m, 1);
+        read_pages(m);
+        used = tlb_used(m->cpu);
+        flushes = m->all_flushes;
+        faults = hidden(m);
+        be_cpu(m, 0);
+        load_cr3(m);
+        reload_cr3(m);
+        invlpg_pages(m);
+        enter(m);
+        shadow_flush_all(m->shadow);
+        CU_ASSERT_EQUAL(m->all_flushes, flushes);
+        CU_ASSERT_EQUAL(tlb_used(&m->cpus[0]), 0);
+        CU_ASSERT_EQUAL(tlb_used(&m->cpus[1]), used);
+        be_cpu(m, 1);
+        read_pages(m);
+        CU_ASSERT_EQUAL(hidden(m), faults);
         CU_ASSERT_EQUAL(m->failures, 0);
         free(m->arena);
     }
+    free(m);
+}
+
+/* A CPU that starts has an empty TLB: nothing is stale for it, whatever
+ * another may still find. */
+static void late_cpu(void)
+{
+    static const struct scenario scenario = {.name = "a CPU that starts",
+                                             .tables = 64,
+                                             .roots = 4,
+                                             .levels = 4,
+                                             .cpus = 2,
+                                             .late = true};
+    struct machine *m = malloc(sizeof *m);
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    for (unsigned policy = SHADOW_TRACED; policy <= SHADOW_VTLB; policy++) {
+        struct mmu_request r = {.access = MMU_WRITE};
+
+        start(m, &scenario, policy);
+        r.va = window_va(m, PAGE_TABLE, 1);
+        map_pages(m);
+        touch(m, PAGE_4K, MMU_READ, 0);
+        access_memory(m, &r, (FIRST_FRAME + 9) * PAGE_4K | RIGHTS | PTE_A);
+        m->guest.cpus[1].state = m->guest.cpus[0].state;
+        be_cpu(m, 1);
+        guest_flush_all(&m->guest);
+        set_state(m, false);
+        touch(m, PAGE_4K, MMU_READ, 0);
+        CU_ASSERT_EQUAL(m->failures, 0);
+        free(m->arena);
+    }
+    free(m);
+}
+
+#define RACED_PAGE 1u
+
+/* CPU 1 has another frame for the page, if its TLB lets it say so. */
+static void race(struct machine *m)
+{
+    const struct mmu_request r = {.va = window_va(m, PAGE_TABLE, RACED_PAGE),
+                                  .access = MMU_WRITE};
+    uint64_t entry;
+
+    be_cpu(m, 1);
+    if (hit(m, &r, &entry))
+        store(m, entry, r.va, (FIRST_FRAME + 9) * PAGE_4K | RIGHTS | PTE_A);
+    be_cpu(m, 0);
+}
+
+/* A table is looked through and traced again while another CPU's TLB has it
+ * writable: what that one writes then is seen too. */
+static void raced_resync(void)
+{
+    static const struct scenario scenario = {.name = "a race",
+                                             .tables = 64,
+                                             .roots = 4,
+                                             .levels = 4,
+                                             .tlb = true,
+                                             .cpus = 2};
+    struct machine *m = malloc(sizeof *m);
+    struct mmu_request r = {.access = MMU_WRITE};
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    start(m, &scenario, SHADOW_UNSYNC);
+    map_pages(m);
+    touch(m, RACED_PAGE * PAGE_4K, MMU_READ, 0);
+    be_cpu(m, 1);
+    r.va = window_va(m, PAGE_TABLE, RACED_PAGE);
+    access_memory(m, &r, (FIRST_FRAME + 5) * PAGE_4K | RIGHTS | PTE_A);
+    be_cpu(m, 0);
+    m->raced_pa = guest_frame_pa(PAGE_TABLE) + RACED_PAGE * 8;
+    reload_cr3(m);
+    m->raced_pa = UINT64_MAX;
+    reload_cr3(m);
+    touch(m, RACED_PAGE * PAGE_4K, MMU_READ, 0);
+    CU_ASSERT_EQUAL(m->failures, 0);
+    free(m->arena);
+    free(m);
+}
+
+/* ---- Poison ---------------------------------------------------------------
+ */
+
+static const struct scenario poisoned = {.name = "poison",
+                                         .tables = 64,
+                                         .roots = 4,
+                                         .levels = 4,
+                                         .tlb = true,
+                                         .apart = true,
+                                         .cpus = 2,
+                                         .poison = true};
+
+static void start_poisoned(struct machine *m)
+{
+    start(m, &poisoned, SHADOW_TRACED);
+    map_pages(m);
+    for (uint64_t i = 0; i < PAGES; i++)
+        emulate(m, guest_frame_pa(PAGE_TABLE) + i * 8,
+                (FIRST_FRAME + i) * PAGE_4K | RIGHTS | PTE_XD);
+}
+
+/* Does the CPU's walk find a leaf that it can use? */
+static bool usable(struct machine *m, uint64_t va)
+{
+    const struct mmu_request r = {.va = va, .user = true};
+    uint64_t entry;
+
+    leave(m);
+    empty_tlb(m->cpu);
+    return hit(m, &r, &entry);
+}
+
+static void miss(struct machine *m, uint64_t va, uint32_t error)
+{
+    const struct mmu_request r = {.va = va, .user = true};
+
+    CU_ASSERT(take_fault(m, &r, error | PF_U, 0));
+}
+
+/* Both miss the same page; each has it until it has loaded it. */
+static void poison_shared(void)
+{
+    struct machine *m = malloc(sizeof *m);
+    const struct shadow_stats *stats;
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    start_poisoned(m);
+    stats = shadow_stats(m->shadow);
+    for (unsigned i = 2; i-- > 0;) {
+        be_cpu(m, i);
+        set_state(m, true);
+    }
+    miss(m, PAGE_4K, 0);
+    CU_ASSERT(!usable(m, PAGE_4K));
+    miss(m, PAGE_4K, PF_P | PF_RS);
+    be_cpu(m, 1);
+    miss(m, PAGE_4K, PF_P | PF_RS);
+    CU_ASSERT_EQUAL(hidden(m), 1);
+    CU_ASSERT_EQUAL(stats->tlb_misses[MMU_READ][0], 2);
+    be_cpu(m, 0);
+    enter(m);
+    shadow_repoison(m->shadow);
+    be_cpu(m, 1);
+    CU_ASSERT(usable(m, PAGE_4K));
+    enter(m);
+    shadow_repoison(m->shadow);
+    CU_ASSERT(!usable(m, PAGE_4K));
+    CU_ASSERT_EQUAL(m->failures, 0);
+    free(m->arena);
+    free(m);
+}
+
+/* More pages than one instruction can need: never are many without poison,
+ * and the last always is. */
+static void poison_many(void)
+{
+    struct machine *m = malloc(sizeof *m);
+    unsigned without = 0;
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    start_poisoned(m);
+    set_state(m, true);
+    for (uint64_t i = 0; i < PAGES; i++) {
+        miss(m, i * PAGE_4K, 0);
+        CU_ASSERT(!usable(m, i * PAGE_4K));
+        miss(m, i * PAGE_4K, PF_P | PF_RS);
+        CU_ASSERT(usable(m, i * PAGE_4K));
+    }
+    for (uint64_t i = 0; i < PAGES; i++)
+        without += usable(m, i * PAGE_4K);
+    CU_ASSERT(without && without <= LIFTED_MAX);
+    enter(m);
+    shadow_repoison(m->shadow);
+    for (uint64_t i = 0; i < PAGES; i++)
+        CU_ASSERT(!usable(m, i * PAGE_4K));
+    CU_ASSERT_EQUAL(m->failures, 0);
+    free(m->arena);
     free(m);
 }
 
@@ -1086,7 +1734,7 @@ static void becomes_table(void)
 
 static int try_init(void *arena, size_t bytes, struct shadow_config config)
 {
-    const struct shadow_ops ops = {.frame = host_frame};
+    const struct shadow_ops ops = {.frame = host_frame, .flush_own = flush_own};
     struct shadow *s;
 
     return shadow_init(&s, arena, bytes, &config, &ops);
@@ -1120,6 +1768,16 @@ static void refused(void)
     CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
     bad.tables_pa -= PAGE_4K;
     CU_ASSERT_EQUAL(try_init(arena, bytes, bad), 0);
+    bad = good, bad.cpus = 2;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL); /* one root */
+    bad.roots = 2;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -ENOMEM);
+    bad.roots = SHADOW_CPUS_MAX + 1, bad.cpus = SHADOW_CPUS_MAX + 1;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad = good, bad.fixed = true, bad.fixed_index = PT_ENTRIES;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
+    bad = good, bad.poison = PTE_XD;
+    CU_ASSERT_EQUAL(try_init(arena, bytes, bad), -EINVAL);
     free(arena);
 }
 
@@ -1163,10 +1821,15 @@ static void refused_states(void)
     free(m);
 }
 
-TEST_SUITE(shadow, {"traced: 10 million random operations", traced},
-           {"unsync: 10 million random operations", unsync},
-           {"vtlb: 10 million random operations", vtlb},
+TEST_SUITE(shadow, {"traced: 9 million random operations", traced},
+           {"unsync: 9 million random operations", unsync},
+           {"vtlb: 9 million random operations", vtlb},
            {"what a process costs, event by event", costs},
            {"a page that becomes a table", becomes_table},
+           {"one CPU's flushes disturb no other", undisturbed},
+           {"a CPU that starts finds nothing stale", late_cpu},
+           {"a table written while it is traced again", raced_resync},
+           {"poison that two CPUs lift", poison_shared},
+           {"poison lifted from many pages", poison_many},
            {"configurations out of range", refused},
            {"states that shadows can't express", refused_states});

@@ -100,7 +100,7 @@ static void run(const char *name, enum shadow_policy policy)
     size_t bytes = shadow_arena_bytes(SHADOW);
     void *arena = aligned_alloc(PAGE_4K, (bytes / PAGE_4K + 1) * PAGE_4K);
     struct shadow_ops ops = {
-        {read_entry, set_bits, g}, host_frame, no_page, no_tlb};
+        {read_entry, set_bits, g}, host_frame, no_page, no_tlb, no_tlb};
     struct shadow *s;
 
     if (!g || !arena || shadow_init(&s, arena, bytes, &config, &ops))
