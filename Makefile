@@ -285,11 +285,13 @@ setup: ## Install what is missing (Debian packages)
 
 run: ## Set up, build, run the default experiment, print and plot it
 	@scripts/setup
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@$B/memvirt run
 
 check: ## Set up, build and pass every test, the lab's included
 	@scripts/setup
+	@$(MAKE) --no-print-directory -j$$(nproc) all $B/memvirt-tests
+	@$(MAKE) --no-print-directory -j$$(nproc) SAN=1 all build/san/memvirt-tests
 	@$(MAKE) --no-print-directory check-only
 
 clean: ## Remove the build folder

@@ -378,7 +378,7 @@ static void software_traps(void)
     if (!have("qemu-system-x86_64", "qemu-system-x86"))
         return;
     with_results(LAB " -- run -t shadow,trap,pv -w syscall,in,cr8wr,pgfault,"
-                     "divzero,ptemod,hidden,invlpg,cr3 --shadow-policy traced "
+                     "divzero,ptemod,hidden,invlpg,cr3 "
                      "--ops 640",
                  check_nanos);
     with_results(LAB " -- run -t trap,pv -w ptebatch --shadow-policy traced "
@@ -467,7 +467,7 @@ static void software_computes_the_same(void)
 
     if (have("qemu-system-x86_64", "qemu-system-x86")) {
         same_under(folder, "trap",
-                   LAB " -- run -t native,trap -w mmu,memory,selftest --size "
+                   LAB " -- run -t native,trap -w mmu,gups,selftest --size "
                        "64K --ops 10 --shadow-policy traced,unsync,vtlb "
                        "--no-counters");
         same_under(folder, "pv",
