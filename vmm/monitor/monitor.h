@@ -1,5 +1,5 @@
 /*
- * The monitor: the software VMM of `trap`, `pv` and `bt`. It is the only code
+ * The monitor: the software VMM of `trap` and `pv`. It is the only code
  * at CPL 0 in the VM; the guest's kernel and its programs run at CPL 3, on
  * shadow tables of their own (docs/monitor.md).
  *
