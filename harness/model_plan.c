@@ -15,13 +15,6 @@
 #define LIST_MAX   64
 #define LEVELS_MAX 8
 
-static const char *const policy_names[] = {
-    [SHADOW_TRACED] = "traced",
-    [SHADOW_UNSYNC] = "unsync",
-    [SHADOW_VTLB] = "vtlb",
-};
-#define POLICIES (sizeof policy_names / sizeof policy_names[0])
-
 static const struct {
     const char *name;
     enum model_technique technique;
@@ -39,7 +32,7 @@ struct levels {
 struct axes {
     struct model_plan *plan;
     enum model_technique techniques[MODEL_TECHNIQUES];
-    enum shadow_policy policies[POLICIES];
+    enum shadow_policy policies[SHADOW_POLICIES];
     char *workloads[LIST_MAX];
     uint64_t sizes[LIST_MAX], guest_pages[3], host_pages[3];
     struct levels levels[LEVELS_MAX];

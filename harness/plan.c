@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define POLICIES  3
 #define LIST_MAX  64
 #define SPECS_MAX 100000
 
@@ -22,7 +21,7 @@ struct axes {
     uint64_t guest_pages[LIST_MAX];
     enum host_page host_pages[HOST_PAGES];
     enum platform labs[2];
-    enum shadow_policy policies[POLICIES];
+    enum shadow_policy policies[SHADOW_POLICIES];
     bool no_assists[2];
     bool kvm_turns; /* the host's switch may be turned for a run */
     unsigned technique_count, workload_count, size_count, guest_page_count,
@@ -139,7 +138,7 @@ static int add_policy(const char *text, void *arg, struct why *why)
 {
     struct axes *axes = arg;
 
-    if (axes->policy_count == POLICIES)
+    if (axes->policy_count == SHADOW_POLICIES)
         return too_many("--shadow-policy", why);
     return shadow_policy_parse(text, &axes->policies[axes->policy_count++],
                                why);

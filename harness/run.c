@@ -26,12 +26,11 @@ static const char *const technique_names[TECHNIQUES] = {
     [TECH_TRAP] = "trap",     [TECH_PV] = "pv",
     [TECH_AGILE] = "agile",   [TECH_FLAT] = "flat",
 };
-static const char *const policy_names[] = {
+static const char *const policy_names[SHADOW_POLICIES] = {
     [SHADOW_TRACED] = "traced",
     [SHADOW_UNSYNC] = "unsync",
     [SHADOW_VTLB] = "vtlb",
 };
-#define POLICIES 3
 static const char *const platform_names[PLATFORMS] = {
     [PLATFORM_HOST] = "host",
     [PLATFORM_LAB_SVM] = "lab-svm",
@@ -115,7 +114,8 @@ int technique_parse(const char *name, enum technique *technique,
 int shadow_policy_parse(const char *name, enum shadow_policy *policy,
                         struct why *why)
 {
-    int found = find_name("shadow policy", name, policy_names, POLICIES, why);
+    int found =
+        find_name("shadow policy", name, policy_names, SHADOW_POLICIES, why);
 
     if (found >= 0)
         *policy = (enum shadow_policy)found;
@@ -481,7 +481,8 @@ int run_spec_from_json(const char *text, struct run_spec *s, struct why *why)
         .time_limit_s = get_unsigned(&r, "time_limit_s", 0, LIMIT_MAX),
         .pcid = get_bool(&r, "pcid"),
         .uncounted = get_bool(&r, "uncounted"),
-        .shadow_policy = get_name(&r, "shadow_policy", policy_names, POLICIES),
+        .shadow_policy =
+            get_name(&r, "shadow_policy", policy_names, SHADOW_POLICIES),
         .shadow_roots = get_unsigned(&r, "shadow_roots", 0, SHADOW_ROOTS_MAX),
         .no_assist = get_bool(&r, "no_assist"),
         .tlb_poison = get_bool(&r, "tlb_poison"),

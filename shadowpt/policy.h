@@ -12,6 +12,8 @@ enum shadow_policy {
     SHADOW_VTLB,
 };
 
+#define SHADOW_POLICIES 3
+
 /* Shadow roots that can be cached. */
 #define SHADOW_ROOTS_MAX 256u
 

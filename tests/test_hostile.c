@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 /* HOSTILE_PROGRAMS asks for another number. */
-#define PROGRAMS 200
+#define PROGRAMS 100
 
 extern const uint8_t hostile_guest[], hostile_guest_seed[], hostile_guest_end[];
 

@@ -466,13 +466,16 @@ static void software_computes_the_same(void)
     char *folder = test_folder();
 
     if (have("qemu-system-x86_64", "qemu-system-x86")) {
-        same_under(folder, "trap",
-                   LAB " -- run -t native,trap -w mmu,gups,selftest --size "
-                       "64K --ops 10 --shadow-policy traced,unsync,vtlb "
-                       "--no-counters");
+        same_under(
+            folder, "trap",
+            LAB
+            " -- run -t native,trap -w process,protect,gups,selftest --size "
+            "64K --ops 10 --shadow-policy traced,unsync,vtlb "
+            "--no-counters");
         same_under(folder, "pv",
-                   LAB " -- run -t native,pv -w mmu,memory --size 64K --ops 10 "
-                       "--no-counters");
+                   LAB
+                   " -- run -t native,pv -w mmu,gups,btree --size 64K --ops 10 "
+                   "--no-counters");
     }
     free(folder);
 }
