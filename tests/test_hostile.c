@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 /* HOSTILE_PROGRAMS asks for another number. */
-#define PROGRAMS 100
+#define PROGRAMS 2000
 
 extern const uint8_t hostile_guest[], hostile_guest_seed[], hostile_guest_end[];
 
