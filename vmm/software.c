@@ -22,7 +22,7 @@
 #define FLOOD  3
 
 /* The monitor's page tables, one page each. */
-enum { TABLE_PDPT, TABLE_BOOT, TABLE_PD, TABLE_PT, TABLE_PT2, TABLE_WINDOW };
+enum { TABLE_PDPT, TABLE_BOOT, TABLE_PD, TABLE_PT, TABLE_WINDOW };
 
 struct software {
     struct vm *vm;
@@ -105,7 +105,6 @@ static void map_window(struct software *sw)
 
 static void write_tables(struct software *sw)
 {
-    /* Two PDs of the monitor's own memory: a GiB each. */
     table(sw, TABLE_BOOT)[MON_SLOT] = table_entry(sw, TABLE_PDPT);
     map_own_memory(sw);
     map_window(sw);
@@ -246,21 +245,6 @@ static void write_idt(struct software *sw)
     }
 }
 
-static struct kvm_segment segment(uint16_t selector, uint8_t type, bool code)
-{
-    return (struct kvm_segment){
-        .limit = 0xffffffff,
-        .selector = selector,
-        .type = type,
-        .present = 1,
-        .dpl = 0,
-        .s = 1,
-        .l = code,
-        .db = !code,
-        .g = 1,
-    };
-}
-
 static int set_msrs(struct vcpu *vcpu, uint64_t self, struct why *why)
 {
     struct {
@@ -283,18 +267,18 @@ static int set_msrs(struct vcpu *vcpu, uint64_t self, struct why *why)
 static int start_at_monitor(struct software *sw, struct vcpu *vcpu,
                             struct why *why)
 {
-    struct kvm_mp_state runnable = {KVM_MP_STATE_RUNNABLE};
     uint64_t va = MON_BASE + MON_CPUS + vcpu->id * MON_CPU_BYTES;
     struct kvm_regs regs = {.rip = MON_BASE + MON_BOOT,
                             .rdi = va,
                             .rsp = va + MON_STACK_TOP,
                             .rflags = 2};
     struct kvm_sregs sregs;
+    int err;
 
     if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs))
         return why_set(why, errno, "KVM_GET_SREGS failed: %s", strerror(errno));
-    sregs.cs = segment(MON_CS, 0xb, true);
-    sregs.ss = segment(MON_SS, 0x3, false);
+    sregs.cs = vcpu_segment(MON_CS, 0xb, true);
+    sregs.ss = vcpu_segment(MON_SS, 0x3, false);
     sregs.ds = sregs.es = sregs.fs = sregs.gs = (struct kvm_segment){
         .unusable = 1, .type = 3, .s = 1, .dpl = 3, .limit = 0xffffffff};
     sregs.gdt.base = va + offsetof(struct mon_cpu, gdt);
@@ -313,15 +297,8 @@ static int start_at_monitor(struct software *sw, struct vcpu *vcpu,
     sregs.cr3 = sw->pa + MON_TABLES + TABLE_BOOT * PAGE_4K;
     sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
     sregs.efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
-    if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs))
-        return why_set(why, errno, "KVM refused the monitor's state: %s",
-                       strerror(errno));
-    if (ioctl(vcpu->fd, KVM_SET_REGS, &regs))
-        return why_set(why, errno, "KVM_SET_REGS failed: %s", strerror(errno));
-    if (vcpu->id && ioctl(vcpu->fd, KVM_SET_MP_STATE, &runnable))
-        return why_set(why, errno, "cannot start vCPU %u: %s", vcpu->id,
-                       strerror(errno));
-    return set_msrs(vcpu, va, why);
+    err = vcpu_set_state(vcpu, &sregs, &regs, why);
+    return err ? err : set_msrs(vcpu, va, why);
 }
 
 /* ---- The monitor in this process (assist off) -------------------------- */
@@ -355,8 +332,7 @@ static int own_decode(struct mon_cpu *cpu, uint64_t pa, const uint8_t *bytes,
 static uint32_t own_port(struct mon_cpu *cpu, uint16_t port, unsigned bytes,
                          bool out, uint32_t value)
 {
-    if (port != MON_PORT)
-        vcpu_port(vcpu_of(cpu), port, bytes, out, (uint8_t *)&value);
+    vcpu_port(vcpu_of(cpu), port, bytes, out, (uint8_t *)&value);
     return value;
 }
 

@@ -75,7 +75,7 @@ void vcpu_destroy(struct vcpu *vcpu)
         close(vcpu->fd);
 }
 
-static struct kvm_segment segment(uint16_t selector, uint8_t type, bool code)
+struct kvm_segment vcpu_segment(uint16_t selector, uint8_t type, bool code)
 {
     return (struct kvm_segment){
         .limit = 0xffffffff,
@@ -89,10 +89,27 @@ static struct kvm_segment segment(uint16_t selector, uint8_t type, bool code)
     };
 }
 
+int vcpu_set_state(struct vcpu *vcpu, const struct kvm_sregs *sregs,
+                   const struct kvm_regs *regs, struct why *why)
+{
+    struct kvm_mp_state runnable = {KVM_MP_STATE_RUNNABLE};
+
+    if (ioctl(vcpu->fd, KVM_SET_SREGS, sregs))
+        return why_set(why, errno, "KVM refused 64-bit mode: %s",
+                       strerror(errno));
+    if (ioctl(vcpu->fd, KVM_SET_REGS, regs))
+        return why_set(why, errno, "KVM_SET_REGS failed: %s", strerror(errno));
+    /* With the in-kernel APIC all but vCPU 0 would wait for INIT; without it
+     * there is no such state. */
+    if (vcpu->id && ioctl(vcpu->fd, KVM_SET_MP_STATE, &runnable))
+        return why_set(why, errno, "cannot start vCPU %u: %s", vcpu->id,
+                       strerror(errno));
+    return 0;
+}
+
 int vcpu_reset(struct vcpu *vcpu, uint64_t entry, uint64_t cr3, uint64_t gdt,
                uint64_t start_info, struct why *why)
 {
-    struct kvm_mp_state runnable = {KVM_MP_STATE_RUNNABLE};
     struct kvm_sregs sregs;
     struct kvm_regs regs = {
         .rip = entry,
@@ -103,26 +120,16 @@ int vcpu_reset(struct vcpu *vcpu, uint64_t entry, uint64_t cr3, uint64_t gdt,
 
     if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs))
         return why_set(why, errno, "KVM_GET_SREGS failed: %s", strerror(errno));
-    sregs.cs = segment(0x08, 0xb, true);
+    sregs.cs = vcpu_segment(0x08, 0xb, true);
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss =
-        segment(0x10, 0x3, false);
+        vcpu_segment(0x10, 0x3, false);
     sregs.gdt.base = gdt;
     sregs.gdt.limit = 3 * 8 - 1;
     sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
     sregs.cr3 = cr3;
     sregs.cr4 = CR4_PAE;
     sregs.efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
-    if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs))
-        return why_set(why, errno, "KVM refused 64-bit mode: %s",
-                       strerror(errno));
-    if (ioctl(vcpu->fd, KVM_SET_REGS, &regs))
-        return why_set(why, errno, "KVM_SET_REGS failed: %s", strerror(errno));
-    /* With the in-kernel APIC all but vCPU 0 would wait for INIT; without it
-     * there is no such state. */
-    if (vcpu->id && ioctl(vcpu->fd, KVM_SET_MP_STATE, &runnable))
-        return why_set(why, errno, "cannot start vCPU %u: %s", vcpu->id,
-                       strerror(errno));
-    return 0;
+    return vcpu_set_state(vcpu, &sregs, &regs, why);
 }
 
 /* ---- Exits ------------------------------------------------------------- */

@@ -18,6 +18,13 @@ struct vcpu {
 
 int vcpu_create(struct vcpu *vcpu, struct vm *vm, unsigned id, struct why *why);
 
+/* A flat segment of DPL 0. */
+struct kvm_segment vcpu_segment(uint16_t selector, uint8_t type, bool code);
+
+/* Gives a vCPU that has not run its registers, and lets it run. */
+int vcpu_set_state(struct vcpu *vcpu, const struct kvm_sregs *sregs,
+                   const struct kvm_regs *regs, struct why *why);
+
 /* 64-bit mode at `entry` with the page tables at `cr3` and a GDT at `gdt`;
  * RBX = start_info, RDI = the vCPU's number (workloads/guest/boot.S). */
 int vcpu_reset(struct vcpu *vcpu, uint64_t entry, uint64_t cr3, uint64_t gdt,

@@ -67,6 +67,9 @@ struct mmu_state mon_mmu_state(const struct mon *m, const struct mon_cpu *cpu);
 /* The guest's tables, for a walker. */
 struct mmu_memory mon_tables(struct mon *m);
 void *mon_ram(const struct mon *m, uint64_t pa, uint64_t bytes);
+/* What the guest gets for an access that the shadow MMU has no way for. */
+int mon_no_access(struct mon_cpu *cpu, uint64_t va, enum shadow_outcome outcome,
+                  const struct shadow_fault *fault);
 int mon_read(struct mon *m, struct mon_cpu *cpu, uint64_t va, void *to,
              unsigned bytes);
 int mon_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, const void *from,

@@ -159,20 +159,17 @@ int mon_memory_init(struct mon *m, uint8_t *arena)
 
 /* ---- For the emulation ------------------------------------------------- */
 
-static int no_access(struct mon *m, struct mon_cpu *cpu,
-                     const struct mmu_request *request,
-                     enum shadow_outcome outcome,
-                     const struct shadow_fault *fault)
+int mon_no_access(struct mon_cpu *cpu, uint64_t va, enum shadow_outcome outcome,
+                  const struct shadow_fault *fault)
 {
-    (void)m;
     switch (outcome) {
     case SHADOW_TRUE_FAULT:
-        cpu->exception.address = request->va;
+        cpu->exception.address = va;
         return mon_raise_error(cpu, VECTOR_PF, fault->error);
     case SHADOW_NOT_CANONICAL:
         return mon_raise_error(cpu, VECTOR_GP, 0);
     case SHADOW_RESERVED:
-        return mon_end(cpu, MON_END_RESERVED, request->va, 0);
+        return mon_end(cpu, MON_END_RESERVED, va, 0);
     default:
         return mon_end(cpu, MON_END_NO_MEMORY, fault->pa, 0);
     }
@@ -197,7 +194,7 @@ static int locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
     if (outcome == SHADOW_EMULATE_WRITE)
         *traced = true;
     else if (outcome != SHADOW_FIXED && outcome != SHADOW_POISONED)
-        return no_access(m, cpu, &request, outcome, &fault);
+        return mon_no_access(cpu, va, outcome, &fault);
     return 0;
 }
 

@@ -5,6 +5,12 @@
 
 #include <linux/errno.h>
 
+/* HC_IRET loads a whole frame. */
+_Static_assert(sizeof(struct mon_frame) == sizeof(struct pv_frame) &&
+                   offsetof(struct mon_frame, rip) ==
+                       offsetof(struct pv_frame, rip),
+               "the guest's frames are ours");
+
 /* ---- Memory, as the CPU finds it by the guest's tables ------------------ */
 
 /* Where every entry has been used as it will be again, the walk needs no more

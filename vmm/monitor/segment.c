@@ -45,7 +45,11 @@ static uint64_t user_view(uint64_t d)
     return DESC_DPL_OF(d) == 3 ? kernel_view(d) : 0;
 }
 
-static void show(struct mon_cpu *cpu, unsigned i, uint64_t d);
+static void show(struct mon_cpu *cpu, unsigned i, uint64_t d)
+{
+    cpu->gdt[0][i] = kernel_view(d);
+    cpu->gdt[1][i] = user_view(d);
+}
 
 int mon_load_gdt(struct mon *m, struct mon_cpu *cpu)
 {
@@ -75,12 +79,6 @@ static int read_as_kernel(struct mon *m, struct mon_cpu *cpu, uint16_t selector,
         result = read_descriptor(m, cpu, selector, d, 1);
     cpu->v.user = user;
     return mon_update_mode(m, cpu) ? RAISED : result;
-}
-
-static void show(struct mon_cpu *cpu, unsigned i, uint64_t d)
-{
-    cpu->gdt[0][i] = kernel_view(d);
-    cpu->gdt[1][i] = user_view(d);
 }
 
 bool mon_refresh_gdt(struct mon *m, struct mon_cpu *cpu, uint16_t selector)

@@ -15,6 +15,19 @@
 #define APIC_ON_X2     (3u << 10)
 #define APIC_SVR_ON    0x1ffu
 
+_Static_assert(sizeof(struct mon_frame) == MON_CPU_FRAME_END &&
+                   offsetof(struct mon_frame, vector) == MON_FRAME_VECTOR &&
+                   offsetof(struct mon_frame, cs) == MON_FRAME_CS &&
+                   offsetof(struct mon_cpu, frame) == 0 &&
+                   offsetof(struct mon_cpu, stack_top) == MON_CPU_STACK &&
+                   offsetof(struct mon_cpu, syscall_rsp) ==
+                       MON_CPU_SYSCALL_RSP &&
+                   offsetof(struct mon_cpu, self) == MON_CPU_SELF,
+               "what entry.S knows");
+_Static_assert(sizeof(struct mon_cpu) <= MON_CPU_STATE_BYTES &&
+                   sizeof(struct mon) <= MON_CONFIG - MON_SHARED,
+               "layout.h has room");
+
 void monitor_start(struct mon_cpu *cpu);
 void monitor_trapped(struct mon_cpu *cpu);
 void monitor_interrupted(const struct mon_frame *frame);

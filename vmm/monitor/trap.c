@@ -160,9 +160,10 @@ static int resolve(struct mon *m, struct mon_cpu *cpu,
                    const struct mmu_request *request)
 {
     struct shadow_fault fault;
+    enum shadow_outcome outcome =
+        shadow_fault(m->shadow, (uint32_t)cpu->frame.error, request, &fault);
 
-    switch (
-        shadow_fault(m->shadow, (uint32_t)cpu->frame.error, request, &fault)) {
+    switch (outcome) {
     case SHADOW_FIXED:
         cpu->traps[MON_HIDDEN_FAULT]++;
         return check_progress(cpu);
@@ -170,18 +171,11 @@ static int resolve(struct mon *m, struct mon_cpu *cpu,
         cpu->traps[MON_POISONED]++;
         touch(cpu);
         return check_progress(cpu);
-    case SHADOW_TRUE_FAULT:
-        cpu->traps[MON_TRUE_FAULT]++;
-        cpu->exception.address = request->va;
-        return mon_raise_error(cpu, VECTOR_PF, fault.error);
     case SHADOW_EMULATE_WRITE:
         return write_traced(m, cpu, fault.pa);
-    case SHADOW_NOT_CANONICAL:
-        return mon_raise_error(cpu, VECTOR_GP, 0);
-    case SHADOW_RESERVED:
-        return mon_end(cpu, MON_END_RESERVED, request->va, 0);
     default:
-        return mon_end(cpu, MON_END_NO_MEMORY, fault.pa, 0);
+        cpu->traps[MON_TRUE_FAULT] += outcome == SHADOW_TRUE_FAULT;
+        return mon_no_access(cpu, request->va, outcome, &fault);
     }
 }
 

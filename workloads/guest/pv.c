@@ -4,6 +4,10 @@
 
 #include <errno.h>
 
+_Static_assert(HC_IRET == 9, "entry.S has the number");
+_Static_assert(sizeof(struct trap_frame) == sizeof(struct pv_frame),
+               "HC_IRET loads a trap_frame");
+
 /* One part in so many of RAM is for page tables. */
 #define TABLES_PART 24
 #define TABLES_MIN  (4ull << 20)
