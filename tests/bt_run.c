@@ -15,7 +15,7 @@
 #define HLT          0xf4
 
 static const int signals[] = {SIGSEGV, SIGBUS,  SIGILL,
-                              SIGFPE,  SIGTRAP, SIGALRM};
+                              SIGFPE,  SIGTRAP, SIGVTALRM};
 
 #define SIGNALS (sizeof signals / sizeof signals[0])
 
@@ -103,7 +103,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 
     (void)info;
     if (!run->inside) {
-        if (number != SIGALRM)
+        if (number != SIGVTALRM)
             signal(number, SIG_DFL);
         return;
     }
@@ -112,7 +112,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
     run->iret.rip = (uint64_t)regs[REG_RIP];
     run->iret.rflags = (uint64_t)regs[REG_EFL];
     run->trap.vector =
-        number == SIGALRM ? RUN_TIMEOUT : (unsigned)regs[REG_TRAPNO];
+        number == SIGVTALRM ? RUN_TIMEOUT : (unsigned)regs[REG_TRAPNO];
     run->trap.error = (uint64_t)regs[REG_ERR];
     run->trap.cr2 = (uint64_t)regs[REG_CR2];
     run->inside = false;
@@ -128,6 +128,7 @@ static int take_signals(struct run *run, struct why *why)
     struct sigaction action = {.sa_sigaction = on_signal,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK};
 
+    sigfillset(&action.sa_mask); /* or a timer's comes between */
     if (sigaltstack(&stack, &run->old_stack))
         return why_set(why, errno, "no signal stack: %m");
     for (size_t i = 0; i < SIGNALS; i++)
@@ -196,16 +197,13 @@ static bool is_pushf(uint64_t rip)
 
 void run_step(struct run *run, struct run_regs *regs, struct run_trap *trap)
 {
-    bool stepping = regs->rflags & RUN_TF;
     uint64_t rip = regs->rip;
 
     regs->rflags |= RUN_TF;
     run_enter(run, regs, trap);
-    if (stepping)
-        return;
     regs->rflags &= ~(uint64_t)RUN_TF;
     if (trap->vector == RUN_DEBUG && is_pushf(rip))
-        ((uint8_t *)regs->gpr[4])[1] &= (uint8_t)~(RUN_TF >> 8);
+        ((uint8_t *)regs->gpr[4])[1] &= (uint8_t) ~(RUN_TF >> 8);
 }
 
 /* ---- Translated ---------------------------------------------------------- */
@@ -219,9 +217,9 @@ int translated_open(struct translated *t, struct run *run,
 
     *t = (struct translated){.run = run};
     t->cache = calloc(1, sizeof *t->cache);
-    t->area = mmap((void *)config->va, BT_AREA,
-                   PROT_READ | PROT_WRITE | PROT_EXEC,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    t->area =
+        mmap((void *)config->va, BT_AREA, PROT_READ | PROT_WRITE | PROT_EXEC,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     if (t->area == MAP_FAILED)
         t->area = NULL;
     if (!t->cache || !t->area)
@@ -304,7 +302,6 @@ static void guest_state(const struct run_regs *raw,
             regs->gpr[i] = point->value[i];
     regs->gpr[4] += point->add_rsp;
     regs->rip = point->rip;
-    regs->rflags &= ~(uint64_t)RUN_TF;
 }
 
 /* In the cache until something is to be done. False: a trap for the caller. */
@@ -314,13 +311,15 @@ static bool in_cache(struct translated *t, uint64_t address,
 {
     const struct bt_state *state = (const void *)(t->area + BT_STATE);
     struct run_regs raw = *regs;
+    bool again;
 
     raw.rip = address;
-    if (t->on_step)
-        raw.rflags |= RUN_TF;
     for (;;) {
         t->entries++;
-        run_enter(t->run, &raw, trap);
+        if (t->on_step)
+            run_step(t->run, &raw, trap);
+        else
+            run_enter(t->run, &raw, trap);
         if (!bt_contains(t->cache, raw.rip))
             return broken(t, trap, "outside the cache", raw.rip);
         if (!bt_recover(t->cache, state, raw.rip, raw.gpr[1], point))
@@ -328,9 +327,10 @@ static bool in_cache(struct translated *t, uint64_t address,
         guest_state(&raw, point, regs);
         if (trap->vector == RUN_TIMEOUT)
             return false;
+        again = t->on_step && t->on_step(t->context, regs, point);
         if (trap->vector != RUN_DEBUG || !t->on_step)
             break;
-        if (t->on_step(t->context, regs, point)) {
+        if (again) {
             point->kind = BT_INSTRUCTION;
             return true;
         }
