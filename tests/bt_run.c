@@ -95,7 +95,18 @@ static const int greg[16] = {
     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
 };
 
-static void on_signal(int number, siginfo_t *info, void *context)
+/* The kernel leaves AC as the guest has it. */
+void run_signal(int number, siginfo_t *info, void *context);
+
+__asm__("run_signal:\n"
+        "    pushf\n"
+        "    andl $~0x40000, (%rsp)\n"
+        "    popf\n"
+        "    jmp run_caught\n");
+
+void run_caught(int number, siginfo_t *info, void *context);
+
+void run_caught(int number, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;
     greg_t *regs = uc->uc_mcontext.gregs;
@@ -125,7 +136,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 static int take_signals(struct run *run, struct why *why)
 {
     stack_t stack = {.ss_sp = run, .ss_size = SIGNAL_STACK};
-    struct sigaction action = {.sa_sigaction = on_signal,
+    struct sigaction action = {.sa_sigaction = run_signal,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK};
 
     sigfillset(&action.sa_mask); /* or a timer's comes between */
