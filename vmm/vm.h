@@ -45,11 +45,6 @@ struct vm_hooks {
 struct vm_software {
     bool unpatched; /* what doesn't trap is left as it is */
     bool pv;        /* the guest makes hypercalls (workloads/hypercall.h) */
-    /* The guest kernel runs translated (bt/bt.h) and is not patched; stores
-     * to traced page tables are never called out; bytes of code that each
-     * vCPU's cache holds, 0: all it can. */
-    bool translate, no_adaptive;
-    uint32_t code_bytes;
     enum shadow_policy policy;
     unsigned roots; /* shadow roots cached; 0: the default */
     bool no_assist; /* each trap is handled in the VMM process */
@@ -130,10 +125,6 @@ bool vm_counts_tlb_misses(const struct vm *vm);
 const struct shadow_stats *vm_shadow_stats(const struct vm *vm);
 /* Of all vCPUs' translators together, until the next call; NULL for a VM
  * without one. */
-const struct bt_stats *vm_bt_stats(const struct vm *vm);
-
-struct bt_stats;
-/* Of all vCPUs, until the next call; NULL where nothing is translated. */
 const struct bt_stats *vm_bt_stats(const struct vm *vm);
 
 int vm_fd(const struct vm *vm);
