@@ -41,7 +41,7 @@ COMPUTE_SRC := $(wildcard workloads/compute/*.c)
 SHIM_SRC   := $(wildcard workloads/linux/*.c)
 # The monitor's core serves in the VM and in the VMM's process.
 MONITOR_CORE := $(filter-out %/start.c %/libc.c,$(wildcard vmm/monitor/*.c))
-HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c directpt/*.c ept/*.c trace/*.c \
+HOSTED_SRC := $(wildcard base/*.c mmu/*.c shadowpt/*.c directpt/*.c bt/*.c ept/*.c trace/*.c \
                 model/*.c vmm/*.c harness/*.c harness/counters/*.c \
                 workloads/model/*.c) $(SHIM_SRC) $(MONITOR_CORE)
 TEST_SRC   := $(wildcard tests/*.c)
@@ -185,7 +185,7 @@ MONITOR_CFLAGS = $(BASE_CFLAGS) -ffreestanding -fpie -fvisibility=hidden \
             -mno-red-zone -mgeneral-regs-only -flto -O3
 MONITOR_OBJ := $(patsubst %,$B/obj/monitor/%.o,$(basename vmm/monitor/entry.S \
                  vmm/monitor/start.c vmm/monitor/libc.c $(MONITOR_CORE) mmu/walk.c \
-                 $(wildcard shadowpt/*.c directpt/*.c)))
+                 bt/cache.c $(wildcard shadowpt/*.c directpt/*.c)))
 
 $B/obj/monitor/%.o: %.c
 	@mkdir -p $(@D)

@@ -46,11 +46,12 @@ enum bt_class {
 struct bt_stats {
     uint64_t blocks, instructions[BT_CLASSES];
     uint64_t guest_bytes, code_bytes;
-    uint64_t links;       /* branches that go straight to a block */
-    uint64_t landings;    /* blocks that indirect branches can reach */
-    uint64_t invalidated; /* blocks */
-    uint64_t flushes;     /* of the full cache */
-    uint64_t adapted[2];  /* instructions made copies again, call-outs */
+    uint64_t links;         /* branches that go straight to a block */
+    uint64_t landings;      /* blocks that indirect branches can reach */
+    uint64_t invalidated;   /* blocks */
+    uint64_t flushes;       /* of the full cache */
+    uint64_t lookups, hits; /* of whoever comes back to translated code */
+    uint64_t adapted[2];    /* instructions made copies again, call-outs */
 };
 
 struct bt;
@@ -77,17 +78,17 @@ struct bt_request {
  */
 int bt_translate(struct bt *bt, const struct bt_request *request);
 
-/* Code in the guest-physical page at `pa` was written, or the page of
- * addresses at `gva` mapped elsewhere: blocks with bytes there are gone. What
- * is in one of them can still be recovered. The number of blocks. */
+/* Code in the guest-physical page at `pa` was written, or addresses from `gva`
+ * on are mapped elsewhere: blocks with bytes there are gone. What is in one of
+ * them can still be recovered. The number of blocks. */
 unsigned bt_invalidate_frame(struct bt *bt, uint64_t pa);
-unsigned bt_invalidate_page(struct bt *bt, uint64_t gva);
+unsigned bt_invalidate_range(struct bt *bt, uint64_t gva, uint64_t bytes);
 void bt_flush(struct bt *bt);
 
 /* The instruction at `gva` becomes a call-out, or a copy again. */
 void bt_adapt(struct bt *bt, uint64_t gva, bool call_out);
 
-const struct bt_stats *bt_stats(const struct bt *bt);
+const struct bt_stats *bt_stats(struct bt *bt);
 const char *bt_class_name(enum bt_class class); /* "rip_relative" */
 
 #endif

@@ -25,6 +25,7 @@
 /* Offsets. It starts at a multiple of 2 MiB. */
 #define BT_STATE      0x0     /* struct bt_state, read and write */
 #define BT_FLAGS      0x1000  /* struct bt_flags, read and write; see below */
+#define BT_POPF       0x2000  /* struct bt_popf, read */
 #define BT_TABLE      0x80000 /* uint64_t[BT_TABLE_SIZE], read */
 #define BT_TABLE_SIZE 65536
 #define BT_CODE       0x200000 /* read and execute */
@@ -46,6 +47,12 @@ struct bt_flags {
     uint8_t others;     /* IOPL and NT, RFLAGS >> 8 */
 };
 
+/* By bits 8 to 15 of the flags that POPF loads. */
+struct bt_popf {
+    uint8_t slow[256];       /* nonzero: TF, IOPL or NT, the monitor's */
+    uint8_t interrupts[256]; /* for bt_flags */
+};
+
 /* ---- What is known of it: supervisor pages, or a process's ------------- */
 
 enum bt_kind {
@@ -60,19 +67,21 @@ enum bt_kind {
 };
 
 enum bt_record_flags {
-    BT_START = 1 << 0,   /* the translation of the instruction begins here */
-    BT_RIP_RCX = 1 << 1, /* the branch is done: RIP is in RCX, spilled */
-    BT_RIP_GVA = 1 << 2, /* the same, less the address of the block */
+    BT_START = 1 << 0,    /* the translation of the instruction begins here */
+    BT_RIP_RCX = 1 << 1,  /* the branch is done: RIP is in RCX, spilled */
+    BT_RIP_GVA = 1 << 2,  /* the same, less the address of the block */
+    BT_RIP_EXIT = 1 << 3, /* the branch is done: RIP is a bt_exit's target */
+    BT_PUSHED = 1 << 4,   /* RSP is 8 too low */
 };
 
 /* From `code` to the next record's. */
 struct bt_record {
     uint16_t code;    /* offset in the block's code */
-    uint16_t guest;   /* of the instruction, in the block; an index of
-                         bt_exit for BT_EXIT */
+    uint16_t guest;   /* of the instruction, in the block */
     uint16_t spilled; /* registers whose value is in bt_state */
-    uint8_t kind;     /* enum bt_kind */
-    uint8_t flags;    /* enum bt_record_flags */
+    uint8_t kind : 2; /* enum bt_kind */
+    uint8_t flags : 6;
+    uint8_t exit; /* of the block's, with BT_RIP_EXIT */
 };
 
 struct bt_block {
@@ -80,8 +89,9 @@ struct bt_block {
     uint32_t code, code_end; /* offsets in BT_CODE */
     uint32_t entry;          /* for branches: offset in BT_CODE */
     uint32_t landing;        /* for indirect ones; 0: none */
-    uint32_t first_record, records;
-    uint32_t next; /* in the hash chain, + 1 */
+    uint32_t first_record, first_exit;
+    uint32_t next;             /* in the hash chain, + 1 */
+    uint16_t records, ordered; /* all, and those in the order of `guest` */
     uint16_t guest_bytes;
     bool valid; /* else only for who is in it still */
 };
@@ -99,6 +109,7 @@ struct bt_cache {
     uint64_t va; /* of the area, where translated code runs */
     uint32_t blocks, records, exits;
     uint32_t code_bytes;                  /* used */
+    uint64_t lookups, hits;               /* of bt_resume */
     uint32_t hash[BT_HASH];               /* by bt_hash: block + 1 */
     struct bt_block block[BT_BLOCKS_MAX]; /* in the order of their code */
     struct bt_record record[BT_RECORDS_MAX];
@@ -119,9 +130,10 @@ struct bt_point {
     enum bt_kind kind;
     /* Registers whose value isn't in the CPU but here. */
     uint16_t restored;
-    const uint64_t *value;  /* by register number */
+    const uint64_t *value; /* by register number */
+    uint64_t add_rsp;
     struct bt_block *block; /* NULL for BT_MISS_CODE */
-    bool start; /* nothing of the instruction at `rip` has been executed */
+    bool start; /* where the translation of the instruction begins */
 };
 
 /* `address` is translated code's: where a trap came, before the instruction
@@ -139,8 +151,8 @@ static inline bool bt_contains(const struct bt_cache *cache, uint64_t address)
 uint64_t bt_resume(struct bt_cache *cache, const struct bt_block *block,
                    uint64_t rip);
 
-/* What an indirect branch to `rip` finds from now on, when a block with a
- * landing begins there. */
-void bt_remember(struct bt_cache *cache, uint64_t *table, uint64_t rip);
+/* What an indirect branch to `rip` finds from now on; false when no block with
+ * a landing begins there. */
+bool bt_remember(struct bt_cache *cache, uint64_t *table, uint64_t rip);
 
 #endif

@@ -63,8 +63,8 @@ static int frame_find(void *arg, uint64_t guest_frame,
         return -ENXIO;
     *frame = (struct shadow_frame){
         .frame = guest_frame,
-        .level = 2,
-        .writable = true,
+        .level = mon_has_code(m, pa & ~(PAGE_2M - 1), PAGE_2M) ? 1 : 2,
+        .writable = !mon_is_code(m, pa),
         .executable = true,
     };
     return 0;
@@ -142,6 +142,8 @@ int mon_memory_init(struct mon *m, uint8_t *arena)
     };
     const uint64_t tables = m->config.pa + MON_TABLES;
     const uint64_t flags = PTE_P | PTE_RW | PTE_US | PTE_A;
+    const uint64_t kernel =
+        m->config.kernel_pdpt ? m->config.pa + m->config.kernel_pdpt : tables;
     const struct shadow_config config = {
         .policy = m->config.policy,
         .roots = m->config.roots,
@@ -151,7 +153,9 @@ int mon_memory_init(struct mon *m, uint8_t *arena)
         .tables_pa = m->config.pa + MON_ARENA,
         .fixed = true,
         .fixed_index = MON_SLOT,
-        .fixed_entry = {tables | flags, tables | flags, tables | flags},
+        .fixed_entry = {[SHADOW_BOTH] = tables | flags,
+                        [SHADOW_KERNEL] = kernel | flags,
+                        [SHADOW_USER] = tables | flags},
     };
 
     return shadow_init(&m->shadow, arena, m->config.arena_bytes, &config, &ops);
@@ -279,6 +283,8 @@ int mon_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, const void *from,
         store(to, at, n);
         if (traced)
             shadow_guest_write(m->shadow, pa, n);
+        if (traced && mon_is_code(m, pa))
+            mon_code_written(m, cpu, pa);
     }
     return 0;
 }
@@ -301,6 +307,14 @@ static bool is_site(const struct mon_site *site, uint64_t pa,
         if (site->insn.bytes[i] != b->bytes[i])
             return false;
     return true;
+}
+
+int mon_locate_fetch(struct mon *m, struct mon_cpu *cpu, uint64_t va,
+                     uint64_t *pa)
+{
+    bool traced;
+
+    return locate(m, cpu, va, MMU_FETCH, pa, &traced);
 }
 
 /* Code that CPL 3 has just executed can be read. */
