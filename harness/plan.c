@@ -65,11 +65,12 @@ static int add_class(struct axes *axes, int class, struct why *why)
 
 static int add_workload(const char *text, void *arg, struct why *why)
 {
-    static const char *const classes[] = {"nano", "mmu", "memory", "test"};
+    static const char *const classes[] = {"nano", "compute", "mmu", "memory",
+                                          "test"};
     const struct workload *workload = workload_find(text);
     struct axes *axes = arg;
 
-    for (int class = 0; class < 4; class ++)
+    for (int class = 0; class < 5; class ++)
         if (!strcmp(text, classes[class]))
             return add_class(axes, class, why);
     if (!strcmp(text, "all"))

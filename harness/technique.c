@@ -74,7 +74,9 @@ static void add_remark(const struct run_spec *spec,
                  "the time is the scheduler's",
                  spec->vcpus, cpus);
     else if (!strcmp(record->kvm, "kvm_pvm") && workload &&
-             workload->class == WL_NANO)
+             (workload->class == WL_NANO ||
+              (workload->class == WL_COMPUTE &&
+               !technique_is_software(spec->technique))))
         snprintf(record->message, sizeof record->message,
                  "kvm_pvm emulates guest CPL0: the time is its emulator's");
 }

@@ -1,6 +1,6 @@
 /*
- * Every workload there is: those of workloads/user.def, and the kernel
- * nanobenchmarks of workloads/guest/nano.def, of which a hosted program knows
+ * Every workload there is: those of workloads/user.def, the kernel code of
+ * workloads/compute/compute.def, and the kernel nanobenchmarks of workloads/guest/nano.def, of which a hosted program knows
  * the description only (their `run` is NULL).
  */
 #ifndef WORKLOADS_CATALOG_H
