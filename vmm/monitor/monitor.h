@@ -129,6 +129,7 @@ struct mon_translation {
 /* Addresses that translations rely on to be mapped so. */
 struct mon_region {
     uint64_t va, pa, bytes;
+    uint64_t root[2], epoch; /* of the shadow tables when it was so */
 };
 
 struct mon_hot {

@@ -120,6 +120,29 @@ static void forget(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                    .op = MON_TRANSLATOR_RANGE, .va = va, .bytes = bytes});
 }
 
+/* The shadow tables are in step with the guest's after a flush: as long as no
+ * entry of theirs changes, neither did what they are made from. */
+static bool is_known(const struct mon *m, const struct mon_region *r)
+{
+    uint64_t root = shadow_root(m->shadow);
+
+    return r->epoch == shadow_epoch(m->shadow) &&
+           (r->root[0] == root || r->root[1] == root);
+}
+
+static void remember(const struct mon *m, struct mon_region *r)
+{
+    uint64_t root = shadow_root(m->shadow), epoch = shadow_epoch(m->shadow);
+
+    if (r->epoch != epoch)
+        r->root[0] = r->root[1] = 0;
+    r->epoch = epoch;
+    if (r->root[0] == root || r->root[1] == root)
+        return;
+    r->root[1] = r->root[0];
+    r->root[0] = root;
+}
+
 /* The guest flushed: what it changed before in its tables counts from now on,
  * and no later change counts before the next flush (SDM vol. 3A, 4.10.4). */
 static void check_regions(struct mon *m, struct mon_cpu *cpu)
@@ -130,8 +153,10 @@ static void check_regions(struct mon *m, struct mon_cpu *cpu)
     for (unsigned i = 0; i < cpu->bt.regions;) {
         struct mon_region *r = &cpu->bt.region[i];
 
-        if (walk_fetch(m, cpu, r->va, &walk) && walk.pa == r->pa &&
-            walk.page_bytes >= r->bytes) {
+        if (is_known(m, r) ||
+            (walk_fetch(m, cpu, r->va, &walk) && walk.pa == r->pa &&
+             walk.page_bytes >= r->bytes)) {
+            remember(m, r);
             i++;
             continue;
         }
@@ -161,7 +186,7 @@ static void rely_on(struct mon *m, struct mon_cpu *cpu, uint64_t va,
         cpu->bt.regions = 0;
     }
     r = &cpu->bt.region[cpu->bt.regions++];
-    r->bytes = walk.page_bytes;
+    *r = (struct mon_region){.bytes = walk.page_bytes};
     r->va = va & -r->bytes;
     r->pa = pa & -r->bytes;
 }
