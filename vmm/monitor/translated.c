@@ -377,8 +377,9 @@ enum mon_came mon_leave_translated(struct mon *m, struct mon_cpu *cpu,
     if (cpu->frame.vector != VECTOR_GP)
         return MON_CAME_TRAP;
     switch (point.kind) {
-    case BT_EXIT:
+    case BT_EXIT: /* a block of its own, for the branch to go to */
         cpu->traps[MON_BT_EXIT]++;
+        cpu->bt.block = NULL;
         return MON_CAME_DONE;
     case BT_MISS:
         cpu->traps[MON_BT_MISS]++;
