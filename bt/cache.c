@@ -11,11 +11,17 @@ struct bt_block *bt_find(struct bt_cache *cache, uint64_t gva)
     return next ? &cache->block[next - 1] : NULL;
 }
 
-/* The last block whose code begins at or before `code`. */
+static bool is_in(const struct bt_block *block, uint32_t code)
+{
+    return code >= block->code && code < block->code_end;
+}
+
 static struct bt_block *block_at(struct bt_cache *cache, uint32_t code)
 {
     uint32_t low = 0, high = cache->blocks;
 
+    if (cache->recent < high && is_in(&cache->block[cache->recent], code))
+        return &cache->block[cache->recent];
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
 
@@ -24,9 +30,9 @@ static struct bt_block *block_at(struct bt_cache *cache, uint32_t code)
         else
             high = middle;
     }
-    if (low == high || code < cache->block[low].code ||
-        code >= cache->block[low].code_end)
+    if (low == high || !is_in(&cache->block[low], code))
         return NULL;
+    cache->recent = low;
     return &cache->block[low];
 }
 
@@ -85,7 +91,9 @@ bool bt_recover(struct bt_cache *cache, const struct bt_state *state,
     point->rip = rip_of(cache, block, record, rcx);
     point->kind = record->kind;
     point->restored = record->spilled;
-    point->add_rsp = record->flags & BT_PUSHED ? 8 : 0;
+    point->add_rsp = record->flags & BT_PUSHED   ? 8
+                     : record->flags & BT_POPPED ? (uint64_t)-16
+                                                 : 0;
     point->block = block;
     point->start = record->flags & BT_START && record->code == code;
     return true;

@@ -38,6 +38,8 @@
 
 struct bt_state {
     uint64_t spill[16]; /* by register number, RAX 0 .. R15 15 */
+    /* -CS and -SS: an IRET to the same ones is done in line. */
+    uint64_t minus_cs, minus_ss;
 };
 
 /* Written by CLI, STI and POPF in line. Whoever wants to know when the guest
@@ -47,10 +49,11 @@ struct bt_flags {
     uint8_t others;     /* IOPL and NT, RFLAGS >> 8 */
 };
 
-/* By bits 8 to 15 of the flags that POPF loads. */
+/* By bits 8 to 15 of the flags that POPF and IRET load. */
 struct bt_popf {
     uint8_t slow[256];       /* nonzero: TF, IOPL or NT, the monitor's */
     uint8_t interrupts[256]; /* for bt_flags */
+    uint8_t slow_iret[256];  /* by bits 16 to 23: nonzero but for RF */
 };
 
 /* ---- What is known of it: supervisor pages, or a process's ------------- */
@@ -72,6 +75,7 @@ enum bt_record_flags {
     BT_RIP_GVA = 1 << 2,  /* the same, less the address of the block */
     BT_RIP_EXIT = 1 << 3, /* the branch is done: RIP is a bt_exit's target */
     BT_PUSHED = 1 << 4,   /* RSP is 8 too low */
+    BT_POPPED = 1 << 5,   /* RSP is 16 too high */
 };
 
 /* From `code` to the next record's. */
@@ -109,6 +113,7 @@ struct bt_cache {
     uint64_t va; /* of the area, where translated code runs */
     uint32_t blocks, records, exits;
     uint32_t code_bytes;                  /* used */
+    uint32_t recent;                      /* block that was recovered last */
     uint64_t lookups, hits;               /* of bt_resume */
     uint32_t hash[BT_HASH];               /* by bt_hash: block + 1 */
     struct bt_block block[BT_BLOCKS_MAX]; /* in the order of their code */

@@ -11,6 +11,9 @@
 #define OTHERS         (BT_FLAGS + offsetof(struct bt_flags, others))
 #define POPF_SLOW      (BT_POPF + offsetof(struct bt_popf, slow))
 #define POPF_INTERRUPT (BT_POPF + offsetof(struct bt_popf, interrupts))
+#define IRET_SLOW      (BT_POPF + offsetof(struct bt_popf, slow_iret))
+#define MINUS_CS       (BT_STATE + offsetof(struct bt_state, minus_cs))
+#define MINUS_SS       (BT_STATE + offsetof(struct bt_state, minus_ss))
 
 /* A branch whose target the end of the block sees to. */
 struct branch {
@@ -99,10 +102,16 @@ static void record_done(struct unit *u, unsigned spilled)
     u->guest = guest;
 }
 
-static void spill(struct unit *u, unsigned reg)
+/* Into the place of `as`. */
+static void spill_as(struct unit *u, unsigned reg, unsigned as)
 {
     PUT(u, 0x48, 0x89, (uint8_t)(reg << 3 | 5));
-    put_area(u, BT_STATE + 8 * reg, 0);
+    put_area(u, BT_STATE + 8 * as, 0);
+}
+
+static void spill(struct unit *u, unsigned reg)
+{
+    spill_as(u, reg, reg);
 }
 
 static void unspill(struct unit *u, unsigned reg)
@@ -432,6 +441,58 @@ static void translate_popf(struct unit *u)
     PUT(u, 0x9d);
 }
 
+/* A HLT unless the selector at `offset` from RSP is the one at `area`. */
+static void slow_unless_same(struct unit *u, uint8_t offset, uint32_t area)
+{
+    PUT(u, 0x48, 0x8b, 0x4c, 0x24, offset); /* mov offset(%rsp), %rcx */
+    PUT(u, 0x48, 0x8b, 0x15);               /* mov area(%rip), %rdx */
+    put_area(u, area, 0);
+    PUT(u, 0x48, 0x8d, 0x0c, 0x11); /* lea (%rcx,%rdx), %rcx */
+    slow_unless_zero(u, BRANCH_SPILLS);
+}
+
+/* A HLT unless the table at `area` has 0 for the byte at `offset` from RSP. */
+static void slow_by_table(struct unit *u, uint8_t offset, uint32_t area)
+{
+    PUT(u, 0x0f, 0xb6, 0x44, 0x24, offset); /* movzbl offset(%rsp), %eax */
+    PUT(u, 0x48, 0x8d, 0x15);               /* lea area(%rip), %rdx */
+    put_area(u, area, 0);
+    PUT(u, 0x0f, 0xb6, 0x0c, 0x02); /* movzbl (%rdx,%rax), %ecx */
+    slow_unless_zero(u, BRANCH_SPILLS);
+}
+
+/* One to the CS and SS in use, without what POPF leaves to the monitor: the
+ * kernel's own, from an interrupt or a fault of its. Their descriptors are not
+ * read again. The virtual IF comes first, as with POPF; RF is lost. */
+static void translate_iret(struct unit *u)
+{
+    count_class(u, BT_IN_LINE);
+    record(u, BT_INSTRUCTION, BT_START, 0);
+    spill_for_branch(u);
+    record(u, BT_INSTRUCTION, 0, BRANCH_SPILLS);
+    slow_unless_same(u, 8, MINUS_CS);
+    slow_unless_same(u, 32, MINUS_SS);
+    PUT(u, 0x0f, 0xb6, 0x0d); /* movzbl OTHERS(%rip), %ecx */
+    put_area(u, OTHERS, 0);
+    slow_unless_zero(u, BRANCH_SPILLS);
+    slow_by_table(u, 18, IRET_SLOW);
+    slow_by_table(u, 17, POPF_SLOW);
+    PUT(u, 0x48, 0x8b, 0x54, 0x24, 24); /* mov 24(%rsp), %rdx */
+    spill_as(u, REG_DX, REG_SP);
+    PUT(u, 0x48, 0x8b, 0x0c, 0x24); /* mov (%rsp), %rcx */
+    PUT(u, 0x48, 0x8d, 0x15);       /* lea INTERRUPT(%rip), %rdx */
+    put_area(u, POPF_INTERRUPT, 0);
+    PUT(u, 0x8a, 0x04, 0x02); /* mov (%rdx,%rax), %al */
+    PUT(u, 0x88, 0x05);       /* mov %al, INTERRUPTS(%rip) */
+    put_area(u, INTERRUPTS, 0);
+    PUT(u, 0x48, 0x8d, 0x64, 0x24, 16); /* lea 16(%rsp), %rsp */
+    record(u, BT_INSTRUCTION, BT_POPPED, BRANCH_SPILLS);
+    PUT(u, 0x9d);
+    record(u, BT_INSTRUCTION, BT_RIP_RCX, BRANCH_SPILLS | 1u << REG_SP);
+    unspill(u, REG_SP);
+    branch_by_table(u);
+}
+
 /* ---- Which is which ---------------------------------------------------- */
 
 static bool is_map(const struct unit *u, ZydisOpcodeMap map)
@@ -480,6 +541,8 @@ static bool translate_in_line(struct unit *u)
         translate_pushf(u);
     else if (u->insn.opcode == 0x9d && u->insn.operand_width == 64)
         translate_popf(u);
+    else if (u->insn.opcode == 0xcf && u->insn.operand_width == 64)
+        translate_iret(u);
     else
         return false;
     return true;
@@ -779,6 +842,7 @@ static void fill_popf(struct bt_popf *popf)
     for (unsigned i = 0; i < 256; i++) {
         popf->slow[i] = (i & 0x71) != 0; /* TF, IOPL, NT */
         popf->interrupts[i] = i & 2;
+        popf->slow_iret[i] = i > 1;
     }
 }
 

@@ -4,9 +4,16 @@
 
 #include <errno.h>
 
+/* Mostly a few words. */
 static void copy(void *to, const void *from, unsigned bytes)
 {
-    __builtin_memcpy(to, from, bytes);
+    const uint8_t *in = from;
+    uint8_t *out = to;
+
+    for (; bytes >= 8; bytes -= 8, in += 8, out += 8)
+        __builtin_memcpy(out, in, 8);
+    for (; bytes; bytes--)
+        *out++ = *in++;
 }
 
 void *mon_ram(const struct mon *m, uint64_t pa, uint64_t bytes)
@@ -179,6 +186,25 @@ int mon_no_access(struct mon_cpu *cpu, uint64_t va, enum shadow_outcome outcome,
     }
 }
 
+/* shadow_lookup, with a memory for the few pages that every trap needs. */
+static bool lookup(struct mon *m, struct mon_cpu *cpu, uint64_t va,
+                   enum mmu_access access, uint64_t *pa)
+{
+    struct mon_lookup *l =
+        &cpu->lookup[(va >> 12 ^ va >> 21 ^ access << 3) % MON_LOOKUPS];
+    uint64_t tag = (va & ~(PAGE_4K - 1)) | (access + 1u);
+    uint64_t root = shadow_root(m->shadow), epoch = shadow_epoch(m->shadow);
+
+    if (l->tag == tag && l->root == root && l->epoch == epoch) {
+        *pa = l->pa | (va & (PAGE_4K - 1));
+        return true;
+    }
+    if (!shadow_lookup(m->shadow, va, access, pa))
+        return false;
+    *l = (struct mon_lookup){tag, root, epoch, *pa & ~(PAGE_4K - 1)};
+    return true;
+}
+
 /* Where an access goes. `traced` when the shadow MMU must be told of it. */
 static int locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                   enum mmu_access access, uint64_t *pa, bool *traced)
@@ -191,7 +217,7 @@ static int locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
     *traced = false;
     if (cpu->direct)
         return mon_direct_locate(m, cpu, va, access, pa);
-    if (shadow_lookup(m->shadow, va, access, pa))
+    if (lookup(m, cpu, va, access, pa))
         return 0;
     outcome = shadow_fault(m->shadow, 0, &request, &fault);
     *pa = fault.pa;

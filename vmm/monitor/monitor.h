@@ -154,6 +154,14 @@ struct mon_translated {
     struct mon_hot hot[MON_HOT];
 };
 
+/* What a lookup in the shadow tables said. */
+struct mon_lookup {
+    uint64_t tag;         /* the page's address | enum mmu_access + 1 */
+    uint64_t root, epoch; /* as shadow_root and shadow_epoch were */
+    uint64_t pa;
+};
+
+#define MON_LOOKUPS     32
 #define MON_FLUSH_PAGES 8
 #define MON_ADDRESSES   8
 
@@ -177,6 +185,7 @@ struct mon_cpu {
     volatile bool held; /* by another vCPU: stays out of the guest */
 
     struct mon_virtual v;
+    struct mon_lookup lookup[MON_LOOKUPS];
     /* pv, on the guest's own tables. */
     bool direct, left;
     uint64_t kernel_root, user_root, pv_syscall, pv_cr2;

@@ -263,6 +263,8 @@ int mon_enter_translated(struct mon *m, struct mon_cpu *cpu)
     cpu->frame.rip = address;
     flags->interrupts = cpu->v.flags >> 8 & RFLAGS_IF >> 8;
     flags->others = cpu->v.flags >> 8 & (RFLAGS_IOPL | RFLAGS_NT) >> 8;
+    state_of(cpu)->minus_cs = -(uint64_t)cpu->v.cs;
+    state_of(cpu)->minus_ss = -(uint64_t)cpu->v.ss;
     guard_flags(m, cpu);
     return 0;
 }
