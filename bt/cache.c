@@ -1,6 +1,7 @@
 #include "bt/cache.h"
 
 #define BRANCH_SPILLS 7 /* RAX, RCX, RDX */
+#define REG_BP        5
 
 struct bt_block *bt_find(struct bt_cache *cache, uint64_t gva)
 {
@@ -67,8 +68,50 @@ static uint64_t rip_of(const struct bt_cache *cache,
     return block->gva + record->guest;
 }
 
+static uint64_t undo_branch(enum bt_branch branch, const struct bt_state *state,
+                            uint64_t rsp)
+{
+    switch (branch) {
+    case BT_BRANCH_PUSHED:
+        return 8;
+    case BT_BRANCH_POPPED:
+        return (uint64_t)-8;
+    case BT_BRANCH_SAVED:
+        return state->spill[REG_BP] - rsp;
+    default:
+        return 0;
+    }
+}
+
+static bool is_canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+/* The branch is where RDX says. */
+static void missed(struct bt_cache *cache, const struct bt_state *state,
+                   const struct bt_registers *regs, struct bt_point *point)
+{
+    uint32_t code = (uint32_t)(regs->rdx - (cache->va + BT_CODE));
+    const struct bt_record *record;
+    struct bt_block *block;
+
+    point->rip = regs->rcx;
+    point->kind = BT_MISS;
+    point->restored = BRANCH_SPILLS;
+    block = bt_contains(cache, regs->rdx) ? block_at(cache, code) : NULL;
+    if (is_canonical(regs->rcx) || !block)
+        return;
+    record = record_at(cache, block, code - block->code);
+    point->rip = block->gva + record->guest;
+    point->kind = BT_INSTRUCTION;
+    point->add_rsp = undo_branch(record->exit, state, regs->rsp);
+    point->block = block;
+}
+
 bool bt_recover(struct bt_cache *cache, const struct bt_state *state,
-                uint64_t address, uint64_t rcx, struct bt_point *point)
+                uint64_t address, const struct bt_registers *regs,
+                struct bt_point *point)
 {
     uint32_t code = (uint32_t)(address - (cache->va + BT_CODE));
     const struct bt_record *record;
@@ -78,9 +121,7 @@ bool bt_recover(struct bt_cache *cache, const struct bt_state *state,
     if (!bt_contains(cache, address))
         return false;
     if (code == BT_MISS_CODE) {
-        point->rip = rcx;
-        point->kind = BT_MISS;
-        point->restored = BRANCH_SPILLS;
+        missed(cache, state, regs, point);
         return true;
     }
     block = block_at(cache, code);
@@ -88,7 +129,7 @@ bool bt_recover(struct bt_cache *cache, const struct bt_state *state,
         return false;
     code -= block->code;
     record = record_at(cache, block, code);
-    point->rip = rip_of(cache, block, record, rcx);
+    point->rip = rip_of(cache, block, record, regs->rcx);
     point->kind = record->kind;
     point->restored = record->spilled;
     point->add_rsp = record->flags & BT_PUSHED   ? 8

@@ -11,7 +11,8 @@
  * an interrupt can be taken wherever it comes.
  *
  * An indirect branch looks up its target's low 16 bits in BT_TABLE and goes to
- * a landing, which compares the whole target (in RCX) with its own.
+ * a landing, which compares the whole target (in RCX) with its own; RDX says
+ * which branch it was.
  */
 #ifndef BT_CACHE_H
 #define BT_CACHE_H
@@ -78,6 +79,14 @@ enum bt_record_flags {
     BT_POPPED = 1 << 5,   /* RSP is 16 too high */
 };
 
+/* What an indirect branch did to RSP. */
+enum bt_branch {
+    BT_BRANCH_NOTHING,
+    BT_BRANCH_PUSHED,
+    BT_BRANCH_POPPED,
+    BT_BRANCH_SAVED, /* what it was is in RBP's place */
+};
+
 /* From `code` to the next record's. */
 struct bt_record {
     uint16_t code;    /* offset in the block's code */
@@ -85,7 +94,8 @@ struct bt_record {
     uint16_t spilled; /* registers whose value is in bt_state */
     uint8_t kind : 2; /* enum bt_kind */
     uint8_t flags : 6;
-    uint8_t exit; /* of the block's, with BT_RIP_EXIT */
+    uint8_t exit; /* of the block's, with BT_RIP_EXIT; with BT_RIP_RCX of a
+                     branch enum bt_branch */
 };
 
 struct bt_block {
@@ -141,10 +151,18 @@ struct bt_point {
     bool start; /* where the translation of the instruction begins */
 };
 
+/* Real registers that it depends on. */
+struct bt_registers {
+    uint64_t rcx, rdx, rsp;
+};
+
 /* `address` is translated code's: where a trap came, before the instruction
- * there, whose RCX is given. False when there is no such code. */
+ * there. False when there is no such code. An indirect branch to an address
+ * that isn't canonical (of 48 bits) is seen before it, as an instruction that
+ * raises #GP. */
 bool bt_recover(struct bt_cache *cache, const struct bt_state *state,
-                uint64_t address, uint64_t rcx, struct bt_point *point);
+                uint64_t address, const struct bt_registers *regs,
+                struct bt_point *point);
 
 static inline bool bt_contains(const struct bt_cache *cache, uint64_t address)
 {

@@ -306,26 +306,35 @@ static void spill_for_branch(struct unit *u)
     spill(u, REG_DX);
 }
 
-/* To the target in RCX, the three registers spilled. */
-static void branch_by_table(struct unit *u)
+/* To the target in RCX, the three registers spilled. RDX is the address behind
+ * the LEA. */
+static void branch_by_table(struct unit *u, enum bt_branch branch)
 {
+    struct bt_cache *cache = u->bt->cache;
+    uint32_t here;
+
     record(u, BT_INSTRUCTION, BT_RIP_RCX, BRANCH_SPILLS);
-    PUT(u, 0x48, 0x8d, 0x15); /* lea TABLE(%rip), %rdx */
-    put_area(u, BT_TABLE, 0);
+    cache->record[cache->records - 1].exit = branch;
+    PUT(u, 0x48, 0x8d, 0x15, 0, 0, 0, 0); /* lea 0(%rip), %rdx */
+    here = u->at;
     PUT(u, 0x0f, 0xb7, 0xc1); /* movzwl %cx, %eax */
-    PUT(u, 0xff, 0x24, 0xc2); /* jmp *(%rdx,%rax,8) */
+    PUT(u, 0xff, 0xa4, 0xc2); /* jmp *TABLE-here(%rdx,%rax,8) */
+    put32(u, BT_TABLE - (BT_CODE + here));
     u->ended = true;
 }
 
 static void translate_return(struct unit *u)
 {
+    enum bt_branch branch = BT_BRANCH_POPPED;
     uint32_t release = 8;
 
     count_class(u, BT_RETURN);
     record(u, BT_INSTRUCTION, BT_START, 0);
     spill_for_branch(u);
     if (u->insn.opcode == 0xc2) {
+        branch = BT_BRANCH_SAVED;
         release += (uint16_t)u->insn.raw.imm[0].value.u;
+        spill_as(u, REG_SP, REG_BP);
         PUT(u, 0x48, 0x8b, 0x0c, 0x24); /* mov (%rsp), %rcx */
         record(u, BT_INSTRUCTION, 0, BRANCH_SPILLS);
         PUT(u, 0x48, 0x8d, 0xa4, 0x24); /* lea release(%rsp), %rsp */
@@ -333,7 +342,7 @@ static void translate_return(struct unit *u)
     } else {
         PUT(u, 0x59); /* pop %rcx */
     }
-    branch_by_table(u);
+    branch_by_table(u, branch);
 }
 
 static void translate_indirect(struct unit *u)
@@ -341,6 +350,7 @@ static void translate_indirect(struct unit *u)
     bool relative = is_relative(u);
     bool based =
         relative && u->insn.address_width == 64 && !fits_32(relative_target(u));
+    bool call = u->insn.raw.modrm.reg == 2;
     struct code code;
 
     count_class(u, BT_INDIRECT);
@@ -353,7 +363,7 @@ static void translate_indirect(struct unit *u)
     encode_load_target(&u->insn, u->bytes, based,
                        relative ? relative_target(u) : 0, &code);
     put(u, code.bytes, code.count);
-    if (u->insn.raw.modrm.reg == 2) {
+    if (call) {
         record(u, BT_INSTRUCTION, 0, BRANCH_SPILLS);
         if (fits_32(next_gva(u))) {
             PUT(u, 0x68);
@@ -363,7 +373,7 @@ static void translate_indirect(struct unit *u)
             PUT(u, 0x50);
         }
     }
-    branch_by_table(u);
+    branch_by_table(u, call ? BT_BRANCH_PUSHED : BT_BRANCH_NOTHING);
 }
 
 /* ---- In line ----------------------------------------------------------- */
@@ -469,6 +479,7 @@ static void translate_iret(struct unit *u)
     count_class(u, BT_IN_LINE);
     record(u, BT_INSTRUCTION, BT_START, 0);
     spill_for_branch(u);
+    spill_as(u, REG_SP, REG_BP);
     record(u, BT_INSTRUCTION, 0, BRANCH_SPILLS);
     slow_unless_same(u, 8, MINUS_CS);
     slow_unless_same(u, 32, MINUS_SS);
@@ -490,7 +501,7 @@ static void translate_iret(struct unit *u)
     PUT(u, 0x9d);
     record(u, BT_INSTRUCTION, BT_RIP_RCX, BRANCH_SPILLS | 1u << REG_SP);
     unspill(u, REG_SP);
-    branch_by_table(u);
+    branch_by_table(u, BT_BRANCH_SAVED);
 }
 
 /* ---- Which is which ---------------------------------------------------- */
@@ -696,15 +707,15 @@ static void translate_stubs(struct unit *u)
     }
 }
 
-/* RCX += value; RDX may go. */
+/* RCX += value; RAX may go. */
 static void add_rcx(struct unit *u, uint64_t value)
 {
     if (fits_32(value)) {
         PUT(u, 0x48, 0x8d, 0x89);
         put32(u, value);
     } else {
-        load_constant(u, REG_DX, value);
-        PUT(u, 0x48, 0x8d, 0x0c, 0x11);
+        load_constant(u, REG_AX, value);
+        PUT(u, 0x48, 0x8d, 0x0c, 0x01);
     }
 }
 

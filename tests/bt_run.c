@@ -205,7 +205,7 @@ void run_step(struct run *run, struct run_regs *regs, struct run_trap *trap)
         return;
     regs->rflags &= ~(uint64_t)RUN_TF;
     if (trap->vector == RUN_DEBUG && is_pushf(rip))
-        ((uint8_t *)regs->gpr[4])[1] &= (uint8_t)~(RUN_TF >> 8);
+        ((uint8_t *)regs->gpr[4])[1] &= (uint8_t) ~(RUN_TF >> 8);
 }
 
 /* ---- Translated ---------------------------------------------------------- */
@@ -219,9 +219,9 @@ int translated_open(struct translated *t, struct run *run,
 
     *t = (struct translated){.run = run};
     t->cache = calloc(1, sizeof *t->cache);
-    t->area = mmap((void *)config->va, BT_AREA,
-                   PROT_READ | PROT_WRITE | PROT_EXEC,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    t->area =
+        mmap((void *)config->va, BT_AREA, PROT_READ | PROT_WRITE | PROT_EXEC,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     if (t->area == MAP_FAILED)
         t->area = NULL;
     if (!t->cache || !t->area)
@@ -323,7 +323,10 @@ static bool in_cache(struct translated *t, uint64_t address,
         run_enter(t->run, &raw, trap);
         if (!bt_contains(t->cache, raw.rip))
             return broken(t, trap, "outside the cache", raw.rip);
-        if (!bt_recover(t->cache, state, raw.rip, raw.gpr[1], point))
+        if (!bt_recover(
+                t->cache, state, raw.rip,
+                &(struct bt_registers){raw.gpr[1], raw.gpr[2], raw.gpr[4]},
+                point))
             return broken(t, trap, "not recovered", raw.rip);
         guest_state(&raw, point, regs);
         if (trap->vector == RUN_TIMEOUT)

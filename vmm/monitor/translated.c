@@ -383,12 +383,14 @@ enum mon_came mon_leave_translated(struct mon *m, struct mon_cpu *cpu,
                                    bool syscall)
 {
     uint64_t *rip = syscall ? &cpu->frame.rcx : &cpu->frame.rip;
+    const struct bt_registers regs = {cpu->frame.rcx, cpu->frame.rdx,
+                                      cpu->frame.rsp};
     struct bt_point point;
 
     cpu->bt.block = NULL;
     cpu->bt.stale = false;
     if (cpu->v.user ||
-        !bt_recover(cpu->bt.cache, state_of(cpu), *rip, cpu->frame.rcx, &point))
+        !bt_recover(cpu->bt.cache, state_of(cpu), *rip, &regs, &point))
         return MON_CAME_TRAP;
     if (syscall) {
         *rip = point.rip;
