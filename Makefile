@@ -37,6 +37,7 @@ KERNEL_CFLAGS = $(BASE_CFLAGS) -O2 -ffreestanding -fno-pic -mcmodel=kernel \
             -fcf-protection=none -mno-red-zone -mgeneral-regs-only
 
 WL_SRC     := $(wildcard workloads/*.c workloads/memory/*.c workloads/os/*.c)
+COMPUTE_SRC := $(wildcard workloads/compute/*.c)
 SHIM_SRC   := $(wildcard workloads/linux/*.c)
 # The monitor's core serves in the VM and in the VMM's process.
 MONITOR_CORE := $(filter-out %/start.c %/libc.c,$(wildcard vmm/monitor/*.c))
@@ -50,6 +51,7 @@ BENCH_SRC  := $(wildcard tests/bench/*.c)
 obj = $(patsubst %,$B/obj/%.o,$(basename $1))
 
 WL_OBJ     := $(call obj,$(WL_SRC))
+COMPUTE_OBJ := $(call obj,$(COMPUTE_SRC))
 HOSTED_OBJ := $(call obj,$(HOSTED_SRC))
 MONITOR_IMAGE := $B/obj/vmm/monitor_image.o
 HOSTED_ASM    := $(MONITOR_IMAGE) $B/obj/workloads/audit_insn.o
@@ -67,12 +69,17 @@ FUZZ_OBJ   := $(call obj,$(FUZZ_SRC))
 
 all: $B/memvirt $B/guest.elf $B/guest-pv.elf ## Build the command and the guest image
 
-$B/memvirt: $(HOSTED_OBJ) $(HOSTED_ASM) $(WL_OBJ) $(TRACED_OBJ)
+$B/memvirt: $(HOSTED_OBJ) $(HOSTED_ASM) $(WL_OBJ) $(COMPUTE_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS)
 
 $(WL_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(WL_CFLAGS) -c -o $@ $<
+
+# The same of what the guest's kernel runs.
+$(COMPUTE_OBJ): $B/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(WL_CFLAGS) -mgeneral-regs-only -c -o $@ $<
 
 # The model's loops run a hundred million times a second.
 $(call obj,model/machine.c): HOST_CFLAGS += -O3
@@ -104,15 +111,15 @@ $B/obj/traced/workloads.o: $(TRACED_WL_OBJ)
 
 # ---- The guest image: a user program inside a kernel, one ELF64 -----------
 
-GUEST_KERNEL := boot entry main phys space trap process smp nano paging \
+GUEST_KERNEL := boot entry main phys space trap process smp nano compute paging \
                 paging_cases paging_access mmu_walk selftest selftest_state \
                 selftest_segment selftest_trap selftest_paging selftest_probe \
                 audit
 GUEST_KERNEL_OBJ := $(GUEST_KERNEL:%=$B/obj/workloads/guest/%.o) \
-                    $B/obj/workloads/audit_insn.o
+                    $B/obj/workloads/audit_insn.o $(COMPUTE_OBJ)
 # The same kernel, asking a monitor for what it would do itself.
 GUEST_PV_OBJ     := $(GUEST_KERNEL:%=$B/obj/pv/%.o) $B/obj/pv/pv.o \
-                    $B/obj/workloads/audit_insn.o
+                    $B/obj/workloads/audit_insn.o $(COMPUTE_OBJ)
 GUEST_USER_C     := $(call obj,$(addprefix workloads/guest/,user.c \
                       selftest_user.c selftest_user_state.c))
 GUEST_USER_OBJ   := $(call obj,$(addprefix workloads/guest/,user_entry.S \
@@ -215,11 +222,11 @@ $B/obj/tests/%.o: tests/%.S
 	@mkdir -p $(@D)
 	$(call Q,AS)$(CC) -I. -MMD -MP -c -o $@ $<
 
-$B/memvirt-tests: $(TEST_ASM) $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ) $(TRACED_OBJ)
+$B/memvirt-tests: $(TEST_ASM) $(TEST_OBJ) $(FUZZ_OBJ) $(LIB_OBJ) $(WL_OBJ) $(COMPUTE_OBJ) $(TRACED_OBJ)
 	$(call Q,LD)$(CC) $(SAN_FLAGS) -pie -pthread -o $@ $^ $(PKG_LIBS) -lcunit
 
 # libFuzzer needs clang; each target is built from source with its sanitizers.
-FUZZ_LIB_SRC := $(filter-out harness/main.c,$(HOSTED_SRC)) $(WL_SRC)
+FUZZ_LIB_SRC := $(filter-out harness/main.c,$(HOSTED_SRC)) $(WL_SRC) $(COMPUTE_SRC)
 $B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(HOSTED_ASM) $(TRACED_OBJ)
 	@mkdir -p $(@D)
 	$(call Q,FUZZ)clang -std=gnu17 -g -O1 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -pthread \
@@ -237,7 +244,7 @@ fuzz: $(patsubst tests/fuzz/fuzz_%.c,$B/fuzz/%,$(FUZZ_SRC)) ## Fuzz each target 
 	        -artifact_prefix=$B/fuzz/ $B/fuzz/corpus-$$name \
 	        tests/corpus/$$name || exit 1; done
 
-$B/bench/%: tests/bench/%.c $(LIB_OBJ) $(WL_OBJ) $(TRACED_OBJ)
+$B/bench/%: tests/bench/%.c $(LIB_OBJ) $(WL_OBJ) $(COMPUTE_OBJ) $(TRACED_OBJ)
 	@mkdir -p $(@D)
 	$(call Q,LD)$(CC) $(HOST_CFLAGS) -pie -pthread -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
 
@@ -253,7 +260,7 @@ lint: ## clang-format, clang-tidy, cppcheck, shellcheck
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_HOSTED) -- -std=gnu17 \
 	    -D_GNU_SOURCE -I. $(PKG_CFLAGS) -DMEMVIRT_ROOT='""' -DMEMVIRT_BUILD='""'
 	shellcheck -x $(shell git ls-files '*.sh' scripts/setup scripts/lab/lab)
-LINT_HOSTED = $(HOSTED_SRC) $(WL_SRC)
+LINT_HOSTED = $(HOSTED_SRC) $(WL_SRC) $(COMPUTE_SRC)
 
 # Everything hosted once more under the sanitizers; the lab's suite runs the
 # command inside emulated machines and would not see more there.

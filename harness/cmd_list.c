@@ -71,6 +71,8 @@ static void list_workloads(void)
 {
     puts("Workloads, with what they do by default");
     list_class(WL_NANO, "nano: one operation of the CPU or the guest kernel");
+    list_class(WL_COMPUTE,
+               "compute: the guest kernel computes and hardly traps");
     list_class(WL_MMU, "mmu: one operation of the operating system");
     list_class(WL_MEMORY, "memory: user programs");
     list_class(WL_TEST, "test: checks of the machine, not part of `all`");

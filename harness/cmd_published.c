@@ -1,27 +1,43 @@
 /* `memvirt published`: figures of the literature beside what the model
- * computes, one row each. Nothing in the model is fitted to them. */
+ * computes, one row each, or beside what the lab measures. Nothing in the model
+ * is fitted to them. */
 #include "harness/commands.h"
+#include "harness/execute.h"
 #include "harness/groups.h"
 #include "harness/model_pass.h"
 #include "harness/model_plan.h"
+#include "harness/nano_published.h"
 #include "harness/progress.h"
 #include "harness/run_set.h"
 
+#include <errno.h>
+#include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 static const char help[] =
     "Usage: memvirt published [-o DIR]\n"
+    "       memvirt published --nanobenchmarks [-o DIR | FOLDER]\n"
     "\n"
     "Computes what published figures can be compared with, and prints them\n"
     "side by side: published, modelled, their ratio. The computation is kept\n"
     "as a result folder. Takes about two minutes. docs/published.md discusses\n"
     "every row.\n"
     "\n"
+    "--nanobenchmarks: those of Adams and Agesen (ASPLOS 2006). Runs them in "
+    "the\n"
+    "lab, half a minute, or takes them from a result folder that is there; "
+    "prints\n"
+    "what binary translation and VT-x cost then, what bt and KVM cost here, "
+    "and\n"
+    "whether bt is cheaper and dearer for the same operations.\n"
+    "\n"
     "Examples:\n"
     "  memvirt published\n"
-    "  memvirt published -o results/literature\n";
+    "  memvirt published -o results/literature\n"
+    "  memvirt published --nanobenchmarks -o results/nanobenchmarks\n"
+    "  memvirt published --nanobenchmarks results/nanobenchmarks\n";
 
 #define CPU      "skylake-sp" /* of which Cascade Lake, vMitosis's, is one */
 #define UNCACHED "uncached"
@@ -281,39 +297,126 @@ static int print_rows(const char *folder, struct why *why)
     return 0;
 }
 
+static int run_model(const char *asked, struct why *why)
+{
+    struct results *results;
+    struct why close_why;
+    char text[4200];
+    const char *folder = run_set_folder(asked, "-published", text, sizeof text);
+    int err = run_set_open(&results, folder, why);
+
+    if (err)
+        return err;
+    err = compute_all(results, why);
+    if (results_close(results, &close_why) && !err)
+        err = why_set(why, EIO, "%s", close_why.text);
+    return err ? err : print_rows(folder, why);
+}
+
+/* ---- The nanobenchmarks -------------------------------------------------- */
+
+static int print_nanos(const char *folder, struct why *why)
+{
+    struct groups groups;
+    int err = groups_read(&groups, folder, why);
+
+    if (err)
+        return err;
+    nano_published_print(&groups, stdout);
+    printf("\nResults: %s\n", folder);
+    groups_free(&groups);
+    return 0;
+}
+
+static int run_lab(const struct plan *plan, const char *folder, struct why *why)
+{
+    struct execution execution = {
+        .plan = plan, .folder = folder, .stop = run_set_stop()};
+    struct why close_why;
+    int err = run_set_open(&execution.results, folder, why);
+
+    if (err)
+        return err;
+    err = execute(&execution, why);
+    if (err == -EINTR)
+        why_set(why, EINTR, "interrupted; what there is is in %s", folder);
+    if (results_close(execution.results, &close_why) && !err)
+        err = why_set(why, EIO, "%s", close_why.text);
+    return err;
+}
+
+static int run_nanos(const char *asked, struct why *why)
+{
+    struct plan plan = {NULL, 0, 0};
+    char text[4200];
+    const char *folder =
+        run_set_folder(asked, "-nanobenchmarks", text, sizeof text);
+    int err = nano_published_plan(&plan, why);
+
+    if (!err)
+        err = run_lab(&plan, folder, why);
+    plan_free(&plan);
+    return err ? err : print_nanos(folder, why);
+}
+
+/* ---- Arguments ----------------------------------------------------------- */
+
+struct arguments {
+    const char *output, *folder;
+    bool nanobenchmarks;
+};
+
+static const struct option options[] = {
+    {"nanobenchmarks", no_argument, NULL, 'n'},
+    {"output", required_argument, NULL, 'o'},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+/* 0 to go on, otherwise an exit status + 1. */
+static int parse_arguments(int argc, char **argv, struct arguments *arguments)
+{
+    int option;
+
+    optind = 1;
+    while ((option = getopt_long(argc, argv, "o:h", options, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(help, stdout);
+            return 1;
+        }
+        if (option == '?')
+            return 3;
+        if (option == 'n')
+            arguments->nanobenchmarks = true;
+        else
+            arguments->output = optarg;
+    }
+    if (arguments->nanobenchmarks && !arguments->output && optind < argc)
+        arguments->folder = argv[optind++];
+    if (optind == argc)
+        return 0;
+    fprintf(stderr,
+            "memvirt published: unexpected '%s'; see 'memvirt published "
+            "--help'\n",
+            argv[optind]);
+    return 3;
+}
+
 int cmd_published(int argc, char **argv)
 {
-    const char *asked = NULL, *folder;
-    struct results *results;
-    struct why why, close_why;
-    char text[4200];
-    int err;
+    struct arguments arguments = {NULL, NULL, false};
+    int status = parse_arguments(argc, argv, &arguments), err;
+    struct why why = {""};
 
-    if (argc > 1 && (!strcmp(argv[1], "-h") || !strcmp(argv[1], "--help"))) {
-        fputs(help, stdout);
-        return 0;
-    }
-    if (argc == 3 && (!strcmp(argv[1], "-o") || !strcmp(argv[1], "--output")))
-        asked = argv[2];
-    else if (argc > 1) {
-        fprintf(stderr,
-                "memvirt published: unexpected '%s'; see 'memvirt "
-                "published --help'\n",
-                argv[1]);
-        return 2;
-    }
-    folder = run_set_folder(asked, "-published", text, sizeof text);
-    err = run_set_open(&results, folder, &why);
-    if (!err) {
-        err = compute_all(results, &why);
-        if (results_close(results, &close_why) && !err) {
-            why = close_why;
-            err = -1;
-        }
-    }
-    if (!err)
-        err = print_rows(folder, &why);
+    if (status)
+        return status - 1;
+    if (arguments.folder)
+        err = print_nanos(arguments.folder, &why);
+    else if (arguments.nanobenchmarks)
+        err = run_nanos(arguments.output, &why);
+    else
+        err = run_model(arguments.output, &why);
     if (err)
         fprintf(stderr, "memvirt published: %s\n", why.text);
-    return err ? 1 : 0;
+    return err == -EINTR && *run_set_stop() ? 128 + *run_set_stop() : err != 0;
 }

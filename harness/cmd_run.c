@@ -1,5 +1,6 @@
 /* `memvirt run` and `memvirt lab`: plan, carry out, print, draw. */
 #include "base/parse.h"
+#include "bt/cache.h"
 #include "harness/commands.h"
 #include "harness/execute.h"
 #include "harness/plan.h"
@@ -13,6 +14,7 @@
 #include <string.h>
 
 #define DEFAULT_TIME_LIMIT_S 120
+#define BT_CACHE_MIN         (16u << 10)
 
 static const char run_help[] =
     "Usage: memvirt run [OPTION...]\n"
@@ -23,8 +25,10 @@ static const char run_help[] =
     "lab, an emulated machine with real KVM; `memvirt lab` runs everything "
     "there.\n"
     "\n"
-    "  -t, --technique LIST   native, emulation, shadow, nested, trap, pv\n"
-    "  -w, --workload LIST    names, or nano, mmu, memory, all; test\n"
+    "  -t, --technique LIST   native, emulation, shadow, nested, trap, pv,\n"
+    "                         bt\n"
+    "  -w, --workload LIST    names, or nano, compute, mmu, memory, all;\n"
+    "                         test\n"
     "      --size LIST        working sets, for example 64K,1M,64M\n"
     "      --guest-page LIST  4K, 2M, 1G\n"
     "      --host-page LIST   4K, thp, 2M, 1G\n"
@@ -34,13 +38,17 @@ static const char run_help[] =
     "      --seed N           of everything random\n"
     "      --ram SIZE         guest memory, instead of what the set needs\n"
     "      --pcid             let the guest kernel use PCIDs\n"
-    "      --shadow-policy LIST  of trap: traced, unsync, vtlb (default "
+    "      --shadow-policy LIST  of trap and bt: traced, unsync, vtlb (default "
     "unsync)\n"
-    "      --shadow-roots N   shadow roots kept by trap (default 64)\n"
-    "      --assist LIST      on: trap and pv handle traps in the VM; off: "
-    "each in\n"
-    "                         the VMM's process (default on)\n"
-    "      --tlb-misses poison  of trap and pv: count misses of the real TLB "
+    "      --shadow-roots N   shadow roots kept by trap and bt (default 64)\n"
+    "      --assist LIST      on: trap, pv and bt handle traps in the VM; off: "
+    "each\n"
+    "                         in the VMM's process (default on)\n"
+    "      --bt-adaptive LIST  on: bt makes a call-out of what keeps faulting; "
+    "off:\n"
+    "                         it stays as it is (default on)\n"
+    "      --bt-cache SIZE    bt's translated code, 16K to 2M (default 2M)\n"
+    "      --tlb-misses poison  of trap and bt: count misses of the real TLB "
     "without\n"
     "                         a PMU, by page size (docs/monitor.md)\n"
     "      --cpu SPEC         pin to hwloc objects: core:0, pu:1, ...\n"
@@ -81,6 +89,8 @@ enum {
     OPT_PCID,
     OPT_SHADOW_POLICY,
     OPT_ASSIST,
+    OPT_BT_ADAPTIVE,
+    OPT_BT_CACHE,
     OPT_TLB_MISSES,
     OPT_CPU,
     OPT_NUMA,
@@ -108,6 +118,8 @@ static const struct option options[] = {
     {"shadow-policy", required_argument, NULL, OPT_SHADOW_POLICY},
     {"shadow-roots", required_argument, NULL, OPT_SHADOW_ROOTS},
     {"assist", required_argument, NULL, OPT_ASSIST},
+    {"bt-adaptive", required_argument, NULL, OPT_BT_ADAPTIVE},
+    {"bt-cache", required_argument, NULL, OPT_BT_CACHE},
     {"tlb-misses", required_argument, NULL, OPT_TLB_MISSES},
     {"pcid", no_argument, NULL, OPT_PCID},
     {"cpu", required_argument, NULL, OPT_CPU},
@@ -177,6 +189,7 @@ static void take_text(int option, struct run_arguments *arguments)
         {OPT_HOST_PAGE, &request->host_pages},
         {OPT_SHADOW_POLICY, &request->policies},
         {OPT_ASSIST, &request->assists},
+        {OPT_BT_ADAPTIVE, &request->adaptives},
         {OPT_CPU, &request->cpu},
         {OPT_NUMA, &request->numa},
         {OPT_IMAGE, &request->image},
@@ -221,6 +234,18 @@ static int take_tlb_misses(struct plan_request *request, struct why *why)
                : 0;
 }
 
+static int take_bt_cache(struct plan_request *request, struct why *why)
+{
+    uint64_t bytes;
+    int err = parse_size(optarg, &bytes, why);
+
+    if (!err && (bytes < BT_CACHE_MIN || bytes > BT_CODE_MAX))
+        err = why_set(why, EINVAL, "--bt-cache: %s is not from 16K to 2M",
+                      optarg);
+    request->bt_cache_bytes = (uint32_t)bytes;
+    return err;
+}
+
 /* 0 to go on, otherwise an exit status + 1. */
 static int parse_arguments(int argc, char **argv,
                            struct run_arguments *arguments)
@@ -241,6 +266,8 @@ static int parse_arguments(int argc, char **argv,
             continue;
         if (option == OPT_TLB_MISSES)
             err = take_tlb_misses(&arguments->request, &why);
+        else if (option == OPT_BT_CACHE)
+            err = take_bt_cache(&arguments->request, &why);
         else if (option == OPT_FIRST_ID)
             err = number(optarg, "--first-id", 1u << 30, &arguments->first_id,
                          &why);

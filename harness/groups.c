@@ -130,6 +130,7 @@ static int read_key(const struct reader *r, size_t row, struct group *key)
         {"cpu_profile", key->cpu_profile, sizeof key->cpu_profile},
         {"levels", key->levels, sizeof key->levels},
         {"assist", key->assist, sizeof key->assist},
+        {"bt_adaptive", key->bt_adaptive, sizeof key->bt_adaptive},
     };
     const struct {
         const char *column;
@@ -139,6 +140,7 @@ static int read_key(const struct reader *r, size_t row, struct group *key)
         {"guest_page_bytes", &key->guest_page_bytes},
         {"host_page_bytes", &key->host_page_bytes},
         {"shadow_roots", &key->shadow_roots},
+        {"bt_cache_bytes", &key->bt_cache_bytes},
     };
     uint64_t vcpus;
     int err;
@@ -542,9 +544,10 @@ static int estimate_exits(struct reader *r)
 
 void group_technique(const struct group *g, char *text, size_t bytes)
 {
-    snprintf(text, bytes, "%s%s%s%s", g->technique,
+    snprintf(text, bytes, "%s%s%s%s%s", g->technique,
              *g->shadow_policy ? " " : "", g->shadow_policy,
-             strcmp(g->assist, "off") ? "" : ", assist off");
+             strcmp(g->assist, "off") ? "" : ", assist off",
+             strcmp(g->bt_adaptive, "off") ? "" : ", adaptive off");
 }
 
 const struct group_counter *group_counter(const struct group *group,

@@ -26,9 +26,10 @@ struct group_counter {
 struct group {
     char platform[16], kvm[16], technique[16], mmu[16], phase[16];
     char workload[RUN_WORKLOAD_MAX];
-    char shadow_policy[16], cpu_profile[32], levels[8], assist[8];
+    char shadow_policy[16], cpu_profile[32], levels[8], assist[8],
+        bt_adaptive[8];
     uint64_t working_set_bytes, guest_page_bytes, host_page_bytes; /* 0: none */
-    uint64_t shadow_roots;
+    uint64_t shadow_roots, bt_cache_bytes;
     unsigned vcpus;
     unsigned runs, failed, unsupported;
     char message[320]; /* of the first run that has one */

@@ -1,8 +1,8 @@
 /*
  * `shadow` and `nested`: the guest under KVM, with the shadow page tables or
  * the nested paging that KVM is set to. The VM is the same; the host's switch
- * decides, so the row is refused when it stands the other way. `trap`: the same
- * VM with the software VMM in it, which needs nothing but a VM.
+ * decides, so the row is refused when it stands the other way. `trap`, `pv` and
+ * `bt`: the same VM with the software VMM in it, which needs nothing but a VM.
  *
  * A run is two executions in two VMs: one that is timed, with nothing that
  * counts at work, and one that is counted, since a histogram on every exit
@@ -10,6 +10,7 @@
  */
 #include "vmm/vm.h"
 
+#include "bt/cache.h"
 #include "ept/kvm_switch.h"
 #include "harness/counters/counters.h"
 #include "harness/image.h"
@@ -342,6 +343,26 @@ static bool can_poison(const struct run_spec *spec,
     return !why;
 }
 
+/* What the row says of them. */
+static void note_choices(const struct run_spec *spec, struct run_record *record)
+{
+    bool shadowed = technique_is_shadowed(spec->technique);
+    bool translated = spec->technique == TECH_BT;
+
+    if (shadowed)
+        snprintf(record->shadow_policy, sizeof record->shadow_policy, "%s",
+                 shadow_policy_name(spec->shadow_policy));
+    if (translated)
+        snprintf(record->bt_adaptive, sizeof record->bt_adaptive, "%s",
+                 spec->no_adaptive ? "off" : "on");
+    snprintf(record->assist, sizeof record->assist, "%s",
+             spec->no_assist ? "off" : "on");
+    record->shadow_roots = (struct maybe_u64){
+        shadowed, spec->shadow_roots ? spec->shadow_roots : VM_ROOTS_DEFAULT};
+    record->bt_cache_bytes = (struct maybe_u64){
+        translated, spec->bt_cache_bytes ? spec->bt_cache_bytes : BT_CODE_MAX};
+}
+
 static int software_run(const struct run_spec *spec,
                         const struct workload *workload,
                         struct run_record *record, struct why *why)
@@ -352,6 +373,9 @@ static int software_run(const struct run_spec *spec,
         .policy = spec->shadow_policy,
         .roots = spec->shadow_roots,
         .no_assist = spec->no_assist,
+        .translate = spec->technique == TECH_BT,
+        .no_adaptive = spec->no_adaptive,
+        .code_bytes = spec->bt_cache_bytes,
     };
     struct kvm_state state;
 
@@ -365,14 +389,7 @@ static int software_run(const struct run_spec *spec,
                        "KVM's own shadow paging does not see tables that "
                        "another process writes, so --assist off needs EPT or "
                        "NPT under it: 'memvirt lab -- run ...' has that");
-    if (!software.pv)
-        snprintf(record->shadow_policy, sizeof record->shadow_policy, "%s",
-                 shadow_policy_name(spec->shadow_policy));
-    snprintf(record->assist, sizeof record->assist, "%s",
-             spec->no_assist ? "off" : "on");
-    record->shadow_roots =
-        (struct maybe_u64){!software.pv, spec->shadow_roots ? spec->shadow_roots
-                                                            : VM_ROOTS_DEFAULT};
+    note_choices(spec, record);
     return run_under_kvm(spec, record, &software, why);
 }
 
@@ -387,6 +404,14 @@ const struct technique_ops technique_pv = {
     .summary = "software VMM: guest kernel at CPL 3 that makes hypercalls, on "
                "its own tables, validated",
     .mmu = "direct",
+    .here = software_here,
+    .run = software_run,
+};
+
+const struct technique_ops technique_bt = {
+    .summary =
+        "software VMM: guest kernel translated as it runs, user code not",
+    .mmu = "shadow",
     .here = software_here,
     .run = software_run,
 };

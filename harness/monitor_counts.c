@@ -31,16 +31,19 @@ static const struct {
 void monitor_counts_read(const struct vm *vm, struct monitor_counts *counts)
 {
     const struct shadow_stats *stats = vm_shadow_stats(vm);
+    const struct bt_stats *bt = vm_bt_stats(vm);
 
     *counts = (struct monitor_counts){0};
     if (!stats)
         return;
     counts->shadow = *stats;
+    if (bt)
+        counts->bt = *bt;
     for (unsigned i = 0; i < VM_TRAP_REASONS; i++)
         counts->traps[i] = vm_monitor_traps(vm, i);
 }
 
-static uint64_t event_of(const struct shadow_stats *stats, size_t offset)
+static uint64_t event_of(const void *stats, size_t offset)
 {
     return *(const uint64_t *)((const char *)stats + offset);
 }
@@ -84,6 +87,54 @@ static void add_tlb_misses(const struct monitor_counts *now,
         }
 }
 
+#define BT_EVENT(name_, field, unit_)                  \
+    {                                                  \
+        name_, unit_, offsetof(struct bt_stats, field) \
+    }
+
+static const struct {
+    const char *name, *unit;
+    size_t offset;
+} bt_events[] = {
+    BT_EVENT("bt_blocks", blocks, "events"),
+    BT_EVENT("bt_guest_bytes", guest_bytes, "bytes"),
+    BT_EVENT("bt_code_bytes", code_bytes, "bytes"),
+    BT_EVENT("bt_links", links, "events"),
+    BT_EVENT("bt_landings", landings, "events"),
+    BT_EVENT("bt_invalidated_blocks", invalidated, "events"),
+    BT_EVENT("bt_flushes", flushes, "events"),
+    BT_EVENT("bt_adapted_copies", adapted[0], "instructions"),
+    BT_EVENT("bt_adapted_call_outs", adapted[1], "instructions"),
+};
+
+static void add_bt_counter(const char *name, const char *unit, uint64_t count,
+                           struct rows *rows)
+{
+    struct counter_row row = {.source = "monitor", .scope = "guest_kernel"};
+
+    snprintf(row.name, sizeof row.name, "%s", name);
+    snprintf(row.unit, sizeof row.unit, "%s", unit);
+    row.value = (double)count;
+    rows_add_counter(rows, &row);
+}
+
+static void add_bt(const struct bt_stats *now, const struct bt_stats *before,
+                   struct rows *rows)
+{
+    char name[64];
+
+    for (size_t i = 0; i < sizeof bt_events / sizeof bt_events[0]; i++)
+        add_bt_counter(bt_events[i].name, bt_events[i].unit,
+                       event_of(now, bt_events[i].offset) -
+                           event_of(before, bt_events[i].offset),
+                       rows);
+    for (unsigned i = 0; i < BT_CLASSES; i++) {
+        snprintf(name, sizeof name, "bt_instructions_%s", bt_class_name(i));
+        add_bt_counter(name, "instructions",
+                       now->instructions[i] - before->instructions[i], rows);
+    }
+}
+
 void monitor_counts_add(const struct vm *vm,
                         const struct monitor_counts *before, struct rows *rows)
 {
@@ -95,6 +146,8 @@ void monitor_counts_add(const struct vm *vm,
     add_traps(&now, before, rows);
     if (vm_counts_tlb_misses(vm))
         add_tlb_misses(&now, before, rows);
+    if (vm_bt_stats(vm))
+        add_bt(&now.bt, &before->bt, rows);
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
         struct counter_row row = {
             .source = "monitor", .scope = "vm", .unit = "events"};

@@ -1,8 +1,10 @@
 /* What the monitor counted in a phase: traps by reason for exits.csv, the
- * shadow MMU's events for counters.csv. Both with `monitor` as their source. */
+ * shadow MMU's and the translator's events for counters.csv. All with `monitor`
+ * as their source. */
 #ifndef HARNESS_MONITOR_COUNTS_H
 #define HARNESS_MONITOR_COUNTS_H
 
+#include "bt/bt.h"
 #include "harness/run.h"
 #include "shadowpt/shadow.h"
 #include "vmm/vm.h"
@@ -10,6 +12,7 @@
 struct monitor_counts {
     uint64_t traps[VM_TRAP_REASONS];
     struct shadow_stats shadow;
+    struct bt_stats bt;
 };
 
 /* All 0 for a VM without a monitor. */

@@ -100,6 +100,7 @@ bool native_is_bare(const struct run_spec *spec,
     if (spec->platform != PLATFORM_LAB_SVM || !workload)
         return false;
     return workload->class == WL_NANO || workload->class == WL_TEST ||
+           workload->class == WL_COMPUTE ||
            (workload->class == WL_MMU && spec->vcpus == 1);
 }
 

@@ -22,10 +22,10 @@ struct axes {
     enum host_page host_pages[HOST_PAGES];
     enum platform labs[2];
     enum shadow_policy policies[SHADOW_POLICIES];
-    bool no_assists[2];
+    bool no_assists[2], no_adaptives[2];
     bool kvm_turns; /* the host's switch may be turned for a run */
     unsigned technique_count, workload_count, size_count, guest_page_count,
-        host_page_count, lab_count, policy_count, assist_count;
+        host_page_count, lab_count, policy_count, assist_count, adaptive_count;
 };
 
 /* ---- Parsing the lists ------------------------------------------------- */
@@ -65,11 +65,12 @@ static int add_class(struct axes *axes, int class, struct why *why)
 
 static int add_workload(const char *text, void *arg, struct why *why)
 {
-    static const char *const classes[] = {"nano", "mmu", "memory", "test"};
+    static const char *const classes[] = {"nano", "compute", "mmu", "memory",
+                                          "test"};
     const struct workload *workload = workload_find(text);
     struct axes *axes = arg;
 
-    for (int class = 0; class < 4; class ++)
+    for (int class = 0; class < 5; class ++)
         if (!strcmp(text, classes[class]))
             return add_class(axes, class, why);
     if (!strcmp(text, "all"))
@@ -144,17 +145,33 @@ static int add_policy(const char *text, void *arg, struct why *why)
                                why);
 }
 
-static int add_assist(const char *text, void *arg, struct why *why)
+static int add_switch(const char *text, const char *what, bool offs[2],
+                      unsigned *count, struct why *why)
 {
-    struct axes *axes = arg;
     bool off = !strcmp(text, "off");
 
     if (!off && strcmp(text, "on"))
-        return why_set(why, EINVAL, "--assist: '%s' is not on or off", text);
-    if (axes->assist_count == 2)
-        return too_many("--assist", why);
-    axes->no_assists[axes->assist_count++] = off;
+        return why_set(why, EINVAL, "%s: '%s' is not on or off", what, text);
+    if (*count == 2)
+        return too_many(what, why);
+    offs[(*count)++] = off;
     return 0;
+}
+
+static int add_assist(const char *text, void *arg, struct why *why)
+{
+    struct axes *axes = arg;
+
+    return add_switch(text, "--assist", axes->no_assists, &axes->assist_count,
+                      why);
+}
+
+static int add_adaptive(const char *text, void *arg, struct why *why)
+{
+    struct axes *axes = arg;
+
+    return add_switch(text, "--bt-adaptive", axes->no_adaptives,
+                      &axes->adaptive_count, why);
 }
 
 static int parse_axes(const struct plan_request *request, struct axes *axes,
@@ -177,6 +194,8 @@ static int parse_axes(const struct plan_request *request, struct axes *axes,
         {"--shadow-policy", request->policies ? request->policies : "unsync",
          add_policy},
         {"--assist", request->assists ? request->assists : "on", add_assist},
+        {"--bt-adaptive", request->adaptives ? request->adaptives : "on",
+         add_adaptive},
         {"--machine", request->machines ? request->machines : "svm", add_lab},
     };
     int err = 0;
@@ -303,6 +322,7 @@ static int make_spec(const struct plan_request *request,
         .uncounted = request->uncounted,
         .shadow_roots = request->shadow_roots,
         .tlb_poison = request->tlb_poison,
+        .bt_cache_bytes = request->bt_cache_bytes,
     };
     if (!err)
         err = copy_text(spec->workload, sizeof spec->workload, workload->name,
@@ -323,17 +343,20 @@ static int make_spec(const struct plan_request *request,
 static int push_choices(struct plan *plan, const struct axes *axes,
                         struct run_spec *spec, struct why *why)
 {
-    unsigned policies = spec->technique == TECH_TRAP ? axes->policy_count : 1;
+    enum technique technique = spec->technique;
+    unsigned policies =
+        technique_is_shadowed(technique) ? axes->policy_count : 1;
     unsigned assists =
-        technique_is_software(spec->technique) ? axes->assist_count : 1;
+        technique_is_software(technique) ? axes->assist_count : 1;
+    unsigned adaptives = technique == TECH_BT ? axes->adaptive_count : 1;
     int err = 0;
 
-    for (unsigned p = 0; p < policies; p++)
-        for (unsigned a = 0; !err && a < assists; a++) {
-            spec->shadow_policy = axes->policies[p];
-            spec->no_assist = axes->no_assists[a];
-            err = push(plan, spec, why);
-        }
+    for (unsigned i = 0; !err && i < policies * assists * adaptives; i++) {
+        spec->shadow_policy = axes->policies[i / adaptives / assists];
+        spec->no_assist = axes->no_assists[i / adaptives % assists];
+        spec->no_adaptive = axes->no_adaptives[i % adaptives];
+        err = push(plan, spec, why);
+    }
     return err;
 }
 

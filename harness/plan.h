@@ -11,17 +11,19 @@
 
 /* Lists as the user wrote them; NULL is the default. */
 struct plan_request {
-    const char *techniques;  /* names */
-    const char *workloads;   /* names, or nano, mmu, memory, all, test */
-    const char *sizes;       /* working sets */
+    const char *techniques; /* names */
+    const char *workloads; /* names, or nano, compute, mmu, memory, all, test */
+    const char *sizes;     /* working sets */
     const char *guest_pages; /* 4K, 2M, 1G */
     const char *host_pages;  /* 4K, thp, 2M, 1G */
     const char *machines;    /* svm, vmx: the labs to use; "" for none */
     bool lab_only;
     uint64_t operations, seed, ram_bytes;
     unsigned vcpus, reps, time_limit_s;
-    const char *policies; /* shadow policies of the software VMM */
-    const char *assists;  /* on, off */
+    const char *policies;  /* shadow policies of the software VMM */
+    const char *assists;   /* on, off */
+    const char *adaptives; /* of bt: on, off */
+    uint32_t bt_cache_bytes;
     unsigned shadow_roots;
     bool tlb_poison;
     bool pcid, uncounted, switch_kvm;

@@ -24,7 +24,8 @@ static const struct {
      "run_id,started_at,platform,kvm,technique,mmu,shadow_policy,workload,"
      "phase,working_set_bytes,guest_page_bytes,host_page_bytes,vcpus,rep,"
      "operations,wall_ns,guest_tsc_ticks,guest_instructions,status,message,"
-     "seed,checksum,cpu_profile,levels,costs,assist,shadow_roots"},
+     "seed,checksum,cpu_profile,levels,costs,assist,shadow_roots,"
+     "bt_adaptive,bt_cache_bytes"},
     {"exits.csv", "run_id,kind,source,reason,count,total_ns"},
     {"counters.csv", "run_id,source,scope,name,value,unit"},
 };
@@ -319,6 +320,8 @@ static void run_row(struct text *text, const char *id,
     cell(text, record->costs);
     cell(text, record->assist);
     cell_maybe(text, record->shadow_roots);
+    cell(text, record->bt_adaptive);
+    cell_maybe(text, record->bt_cache_bytes);
     row_end(text);
 }
 

@@ -1,5 +1,6 @@
 #include "harness/run.h"
 
+#include "bt/cache.h"
 #include "workloads/audit.h"
 
 #include <errno.h>
@@ -24,7 +25,8 @@ static const char *const technique_names[TECHNIQUES] = {
     [TECH_NATIVE] = "native", [TECH_EMULATION] = "emulation",
     [TECH_SHADOW] = "shadow", [TECH_NESTED] = "nested",
     [TECH_TRAP] = "trap",     [TECH_PV] = "pv",
-    [TECH_AGILE] = "agile",   [TECH_FLAT] = "flat",
+    [TECH_BT] = "bt",         [TECH_AGILE] = "agile",
+    [TECH_FLAT] = "flat",
 };
 static const char *const policy_names[SHADOW_POLICIES] = {
     [SHADOW_TRACED] = "traced",
@@ -252,7 +254,7 @@ char *run_spec_to_json(const struct run_spec *s)
 {
     return dump(json_pack(
         "{s:s, s:s, s:s, s:o, s:o, s:s, s:o, s:o, s:o, s:i, s:i, s:i, s:b, "
-        "s:b, s:s, s:i, s:b, s:b, "
+        "s:b, s:s, s:i, s:b, s:b, s:b, s:i, "
         "s:s, s:s, s:s}",
         "technique", technique_name(s->technique), "platform",
         platform_name(s->platform), "workload", s->workload,
@@ -263,7 +265,8 @@ char *run_spec_to_json(const struct run_spec *s)
         s->vcpus, "rep", s->rep, "time_limit_s", s->time_limit_s, "pcid",
         s->pcid, "uncounted", s->uncounted, "shadow_policy",
         shadow_policy_name(s->shadow_policy), "shadow_roots", s->shadow_roots,
-        "tlb_poison", s->tlb_poison, "no_assist", s->no_assist, "cpu", s->cpu,
+        "tlb_poison", s->tlb_poison, "no_assist", s->no_assist, "no_adaptive",
+        s->no_adaptive, "bt_cache_bytes", (int)s->bt_cache_bytes, "cpu", s->cpu,
         "numa", s->numa, "image", s->image));
 }
 
@@ -350,13 +353,16 @@ char *run_record_to_json(const struct run_record *record)
     for (unsigned i = 0; phases && i < record->phase_count; i++)
         append(&phases, phase_to_json(&record->phases[i]));
     return dump(json_pack(
-        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
+        "s:o}",
         "status", status_name(record->status), "message",
         from_text(record->message), "started_at", from_text(record->started_at),
         "kvm", from_text(record->kvm), "mmu", from_text(record->mmu),
         "shadow_policy", from_text(record->shadow_policy), "assist",
         from_text(record->assist), "shadow_roots",
-        from_maybe(record->shadow_roots), "guest_page_bytes",
+        from_maybe(record->shadow_roots), "bt_adaptive",
+        from_text(record->bt_adaptive), "bt_cache_bytes",
+        from_maybe(record->bt_cache_bytes), "guest_page_bytes",
         from_maybe(record->guest_page_bytes), "host_page_bytes",
         from_maybe(record->host_page_bytes), "phases", phases, "audits",
         audits_to_json(record)));
@@ -485,6 +491,8 @@ int run_spec_from_json(const char *text, struct run_spec *s, struct why *why)
             get_name(&r, "shadow_policy", policy_names, SHADOW_POLICIES),
         .shadow_roots = get_unsigned(&r, "shadow_roots", 0, SHADOW_ROOTS_MAX),
         .no_assist = get_bool(&r, "no_assist"),
+        .no_adaptive = get_bool(&r, "no_adaptive"),
+        .bt_cache_bytes = get_unsigned(&r, "bt_cache_bytes", 0, BT_CODE_MAX),
         .tlb_poison = get_bool(&r, "tlb_poison"),
     };
     get_text(&r, "workload", s->workload, sizeof s->workload);
@@ -606,6 +614,9 @@ int run_record_from_json(const char *text, struct run_record *record,
              sizeof record->shadow_policy);
     get_text(&r, "assist", record->assist, sizeof record->assist);
     record->shadow_roots = get_maybe(&r, "shadow_roots");
+    get_text(&r, "bt_adaptive", record->bt_adaptive,
+             sizeof record->bt_adaptive);
+    record->bt_cache_bytes = get_maybe(&r, "bt_cache_bytes");
     record->guest_page_bytes = get_maybe(&r, "guest_page_bytes");
     record->host_page_bytes = get_maybe(&r, "host_page_bytes");
     phases = json_object_get(r.object, "phases");

@@ -22,6 +22,7 @@ enum technique {
     TECH_NESTED,
     TECH_TRAP,
     TECH_PV,
+    TECH_BT,
     /* These exist in the model only. */
     TECH_AGILE,
     TECH_FLAT,
@@ -60,6 +61,8 @@ struct run_spec {
     enum shadow_policy shadow_policy;
     unsigned shadow_roots; /* 0: the default */
     bool no_assist;
+    bool no_adaptive;        /* bt */
+    uint32_t bt_cache_bytes; /* bt; 0: the default */
     bool tlb_poison; /* count misses of the real TLB in the counted execution */
     bool uncounted;  /* only time, only what costs nothing */
     char cpu[64];    /* --cpu, "" for any */
@@ -124,6 +127,8 @@ struct run_record {
     char shadow_policy[16]; /* traced, unsync, vtlb, "" without a choice */
     char assist[8];         /* on, off, "" where there is no monitor */
     struct maybe_u64 shadow_roots;
+    char bt_adaptive[8]; /* on, off, "" where nothing is translated */
+    struct maybe_u64 bt_cache_bytes;
     /* What the model computed with; "" elsewhere. None of it travels as
      * JSON: a modelled run is no process of its own. */
     char cpu_profile[32];

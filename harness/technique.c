@@ -24,6 +24,7 @@ const struct technique_ops *technique_ops(enum technique technique)
         [TECH_NESTED] = &technique_nested,
         [TECH_TRAP] = &technique_trap,
         [TECH_PV] = &technique_pv,
+        [TECH_BT] = &technique_bt,
     };
 
     return table[technique];
@@ -31,7 +32,13 @@ const struct technique_ops *technique_ops(enum technique technique)
 
 bool technique_is_software(enum technique technique)
 {
-    return technique == TECH_TRAP || technique == TECH_PV;
+    return technique == TECH_TRAP || technique == TECH_PV ||
+           technique == TECH_BT;
+}
+
+bool technique_is_shadowed(enum technique technique)
+{
+    return technique == TECH_TRAP || technique == TECH_BT;
 }
 
 int technique_only_modelled(enum technique technique, struct why *why)
@@ -67,7 +74,9 @@ static void add_remark(const struct run_spec *spec,
                  "the time is the scheduler's",
                  spec->vcpus, cpus);
     else if (!strcmp(record->kvm, "kvm_pvm") && workload &&
-             workload->class == WL_NANO)
+             (workload->class == WL_NANO ||
+              (workload->class == WL_COMPUTE &&
+               !technique_is_software(spec->technique))))
         snprintf(record->message, sizeof record->message,
                  "kvm_pvm emulates guest CPL0: the time is its emulator's");
 }

@@ -31,6 +31,9 @@ const struct technique_ops *technique_ops(enum technique technique);
  * under it where KVM can be set so. */
 bool technique_is_software(enum technique technique);
 
+/* Whether the guest runs on our shadow page tables. */
+bool technique_is_shadowed(enum technique technique);
+
 /* -ENOTSUP and the sentence for such a technique. */
 int technique_only_modelled(enum technique technique, struct why *why);
 
@@ -46,7 +49,7 @@ extern const struct technique_ops technique_native;
 /* vm.c: KVM, with its shadow or nested paging */
 extern const struct technique_ops technique_shadow, technique_nested;
 /* The same VM with our monitor in it. */
-extern const struct technique_ops technique_trap, technique_pv;
+extern const struct technique_ops technique_trap, technique_pv, technique_bt;
 /* qemu.c */
 extern const struct technique_ops technique_emulation;
 

@@ -333,7 +333,10 @@ static bool in_cache(struct translated *t, uint64_t address,
             run_enter(t->run, &raw, trap);
         if (!bt_contains(t->cache, raw.rip))
             return broken(t, trap, "outside the cache", raw.rip);
-        if (!bt_recover(t->cache, state, raw.rip, raw.gpr[1], point))
+        if (!bt_recover(
+                t->cache, state, raw.rip,
+                &(struct bt_registers){raw.gpr[1], raw.gpr[2], raw.gpr[4]},
+                point))
             return broken(t, trap, "not recovered", raw.rip);
         guest_state(&raw, point, regs);
         if (trap->vector == RUN_TIMEOUT)

@@ -76,6 +76,44 @@ static uint64_t tsc(void)
     return 0x123456789abcdef;
 }
 
+static bool is_sensitive(const uint8_t *bytes, unsigned count)
+{
+    struct insn insn;
+
+    return !decode_insn(bytes, count, &insn) && insn_is_sensitive(&insn);
+}
+
+static int translator(struct mon_cpu *cpu)
+{
+    const struct mon_translation *what = &cpu->call_translation;
+    struct mg *g = guest_of(cpu);
+    const struct bt_request request = {
+        .gva = what->va,
+        .bytes = g->ram + what->pa,
+        .count = PAGE_4K - what->pa % PAGE_4K,
+        .pa = what->pa,
+        .next = what->next_pa == MON_NO_PAGE ? NULL : g->ram + what->next_pa,
+        .next_pa = what->next_pa,
+        .indirect = what->flag,
+    };
+
+    switch (what->op) {
+    case MON_TRANSLATOR_BLOCK:
+        return bt_translate(g->bt[cpu->id], &request);
+    case MON_TRANSLATOR_FRAME:
+        for (unsigned i = 0; i < g->mon.config.cpus; i++)
+            bt_invalidate_frame(g->bt[i], what->pa);
+        return 0;
+    case MON_TRANSLATOR_RANGE:
+        bt_invalidate_range(g->bt[cpu->id], what->va, what->bytes);
+        return 0;
+    case MON_TRANSLATOR_ADAPT:
+        bt_adapt(g->bt[cpu->id], what->va, what->flag);
+        return 0;
+    }
+    return -EINVAL;
+}
+
 static const struct mon_ops ops = {
     .decode = decode,
     .port = port_io,
@@ -87,6 +125,7 @@ static const struct mon_ops ops = {
     .wait = wait,
     .relax = relax,
     .tsc = tsc,
+    .translator = translator,
 };
 
 /* ---- The guest's tables ------------------------------------------------ */
@@ -132,14 +171,38 @@ uint64_t *mg_pte(struct mg *g, uint64_t va)
 
 /* ---- Life -------------------------------------------------------------- */
 
-static struct mg *create(enum shadow_policy policy, unsigned cpus, bool pv)
+static int create_translators(struct mg *g, const struct mon_config *config)
+{
+    struct why why;
+    int err = 0;
+
+    for (unsigned i = 0; !err && i < config->cpus; i++) {
+        const struct bt_config bt = {
+            .va = MON_AREAS + (uint64_t)i * BT_AREA,
+            .area = g->memory + config->areas + (uint64_t)i * BT_AREA,
+            .cache = (struct bt_cache *)(g->memory + config->caches +
+                                         i * MON_CACHE_BYTES),
+            .is_sensitive = is_sensitive,
+        };
+
+        err = bt_create(&g->bt[i], &bt, &why);
+    }
+    return err;
+}
+
+enum kind { PLAIN, PV, TRANSLATED };
+
+static struct mg *create(enum shadow_policy policy, unsigned cpus,
+                         enum kind kind)
 {
     const size_t frames = MG_RAM / PAGE_4K * sizeof(struct direct_frame);
     struct mg *g = calloc(1, sizeof *g);
     struct mon_config config = {
         .cpus = cpus,
         .assist = true,
-        .pv = pv,
+        .pv = kind == PV,
+        .translate = kind == TRANSLATED,
+        .adaptive = true,
         .physical_bits = 46,
         .low_end = MG_RAM,
         .pa = MG_PA,
@@ -155,7 +218,13 @@ static struct mg *create(enum shadow_policy policy, unsigned cpus, bool pv)
     if (!g)
         return NULL;
     config.frames = (MON_ARENA + config.arena_bytes + 7) & ~7ull;
-    g->memory_bytes = config.frames + frames;
+    config.areas = (config.frames + frames + PAGE_2M) & ~(PAGE_2M - 1);
+    config.area_tables = MON_TABLES;
+    config.caches = config.areas + (uint64_t)cpus * BT_AREA;
+    config.code_map = config.caches + cpus * MON_CACHE_BYTES;
+    g->memory_bytes = kind == TRANSLATED
+                          ? config.code_map + MG_RAM / PAGE_4K / 8
+                          : config.frames + frames;
     g->ram = aligned_alloc(PAGE_4K, MG_RAM);
     g->memory =
         aligned_alloc(PAGE_4K, (g->memory_bytes + PAGE_4K) & ~(PAGE_4K - 1));
@@ -165,7 +234,7 @@ static struct mg *create(enum shadow_policy policy, unsigned cpus, bool pv)
     }
     memset(g->ram, 0, MG_RAM);
     memset(g->memory, 0, MON_ARENA);
-    memset(g->memory + config.frames, 0, frames);
+    memset(g->memory + config.frames, 0, g->memory_bytes - config.frames);
     make_tables(g);
     for (unsigned i = 0; i < cpus; i++) {
         struct mon_cpu *cpu =
@@ -174,7 +243,8 @@ static struct mg *create(enum shadow_policy policy, unsigned cpus, bool pv)
         cpu->id = i;
         cpu->host = g;
     }
-    if (mon_init(&g->mon, &config, &ops, g->ram, NULL, g->memory)) {
+    if ((kind == TRANSLATED && create_translators(g, &config)) ||
+        mon_init(&g->mon, &config, &ops, g->ram, NULL, g->memory)) {
         mg_destroy(g);
         return NULL;
     }
@@ -185,18 +255,25 @@ static struct mg *create(enum shadow_policy policy, unsigned cpus, bool pv)
 
 struct mg *mg_create(enum shadow_policy policy, unsigned cpus)
 {
-    return create(policy, cpus, false);
+    return create(policy, cpus, PLAIN);
 }
 
 struct mg *mg_create_pv(unsigned cpus)
 {
-    return create(SHADOW_TRACED, cpus, true);
+    return create(SHADOW_TRACED, cpus, PV);
+}
+
+struct mg *mg_create_translated(enum shadow_policy policy, unsigned cpus)
+{
+    return create(policy, cpus, TRANSLATED);
 }
 
 void mg_destroy(struct mg *g)
 {
     if (!g)
         return;
+    for (unsigned i = 0; i < MG_CPUS_TRANSLATED; i++)
+        bt_destroy(g->bt[i]);
     free(g->ram);
     free(g->memory);
     free(g);

@@ -3,6 +3,7 @@
 #ifndef TESTS_MONITOR_GUEST_H
 #define TESTS_MONITOR_GUEST_H
 
+#include "bt/bt.h"
 #include "vmm/monitor/monitor.h"
 
 #define MG_RAM     (32ull << 20)
@@ -12,6 +13,8 @@
 #define MG_USER    0x400000ull /* user page of MG_USER_PA */
 #define MG_USER_PA 0x300000ull
 #define MG_PAGES   0x10000ull /* the guest's page tables */
+
+#define MG_CPUS_TRANSLATED 2
 
 struct mg {
     struct mon mon;
@@ -23,6 +26,7 @@ struct mg {
     uint16_t selector[4];
     unsigned kicks;
     bool held; /* the last one kicked was to stay out of the guest */
+    struct bt *bt[MG_CPUS_TRANSLATED];
 };
 
 /* 4 KiB pages: RAM's first 4 MiB at MG_KERNEL for the kernel, and one user
@@ -30,6 +34,8 @@ struct mg {
 struct mg *mg_create(enum shadow_policy policy, unsigned cpus);
 /* The same, whose kernel makes hypercalls. */
 struct mg *mg_create_pv(unsigned cpus);
+/* The same, whose kernel runs translated. */
+struct mg *mg_create_translated(enum shadow_policy policy, unsigned cpus);
 void mg_destroy(struct mg *g);
 
 struct mon_cpu *mg_cpu(struct mg *g, unsigned id);

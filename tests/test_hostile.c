@@ -165,19 +165,26 @@ static bool have_kvm(void)
     return false;
 }
 
+static void check_guest(size_t i, struct vm_software software)
+{
+    struct outcome o = run(guests[i].code, guests[i].bytes, software);
+
+    if (o.end != guests[i].end)
+        printf("\n    %s%s: end %d, %s\n", guests[i].name,
+               software.translate ? ", translated" : "", o.end, o.why.text);
+    CU_ASSERT_EQUAL(o.end, guests[i].end);
+    if (o.err)
+        CU_ASSERT_PTR_NOT_NULL(strstr(o.why.text, guests[i].text));
+}
+
 static void by_hand(void)
 {
     if (!have_kvm())
         return;
     for (size_t i = 0; i < sizeof guests / sizeof guests[0]; i++) {
-        struct outcome o = run(guests[i].code, guests[i].bytes,
-                               (struct vm_software){.pv = guests[i].pv});
-
-        if (o.end != guests[i].end)
-            printf("\n    %s: end %d, %s\n", guests[i].name, o.end, o.why.text);
-        CU_ASSERT_EQUAL(o.end, guests[i].end);
-        if (o.err)
-            CU_ASSERT_PTR_NOT_NULL(strstr(o.why.text, guests[i].text));
+        check_guest(i, (struct vm_software){.pv = guests[i].pv});
+        if (!guests[i].pv)
+            check_guest(i, (struct vm_software){.translate = true});
     }
 }
 
@@ -213,7 +220,9 @@ static void random_programs(void)
 
         memcpy(code + (hostile_guest_seed - hostile_guest), &seed, sizeof seed);
         o = run(code, bytes,
-                (struct vm_software){.policy = vms % 3, .pv = vms % 4 == 3});
+                (struct vm_software){.policy = vms % 3,
+                                     .pv = vms % 4 == 3,
+                                     .translate = vms % 4 == 1});
         done += o.marks;
         timeouts += o.end == VM_END_TIMEOUT;
         if (getenv("HOSTILE_VERBOSE"))

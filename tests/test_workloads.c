@@ -585,7 +585,7 @@ static void pi_matches_machin(void)
 
 static void catalog_is_sound(void)
 {
-    unsigned nano = 0, user = 0;
+    unsigned nano = 0, compute = 0, user = 0;
 
     for (const struct workload *const *w = workload_catalog(); *w; w++) {
         CU_ASSERT_PTR_EQUAL(workload_find((*w)->name), *w);
@@ -594,9 +594,12 @@ static void catalog_is_sound(void)
         CU_ASSERT((*w)->default_operations > 0);
         CU_ASSERT_EQUAL((*w)->class == WL_NANO || (*w)->class == WL_TEST,
                         !(*w)->run);
-        *((*w)->run ? &user : &nano) += 1;
+        *((*w)->class == WL_COMPUTE ? &compute
+          : (*w)->run               ? &user
+                                    : &nano) += 1;
     }
     CU_ASSERT(nano >= 7);
+    CU_ASSERT(compute >= 3);
     for (unsigned i = 0; i < user; i++)
         CU_ASSERT_PTR_EQUAL(workload_find(wl_user_workloads[i]->name),
                             wl_user_workloads[i]);
@@ -688,7 +691,7 @@ static void objects_need_nothing_else(void)
     int status =
         test_shell(&output,
                    "cd %s/obj/workloads && ld -r -o %s/all.o *.o memory/*.o "
-                   "os/*.o && nm -u %s/all.o",
+                   "os/*.o compute/*.o && nm -u %s/all.o",
                    MEMVIRT_BUILD, folder, folder);
 
     CU_ASSERT_EQUAL(status, 0);

@@ -1,5 +1,6 @@
 #include "vmm/software.h"
 
+#include "bt/bt.h"
 #include "mmu/entry.h"
 #include "vmm/decode.h"
 #include "vmm/monitor/monitor.h"
@@ -22,7 +23,16 @@
 #define FLOOD  3
 
 /* The monitor's page tables, one page each. */
-enum { TABLE_PDPT, TABLE_BOOT, TABLE_PD, TABLE_PT, TABLE_WINDOW };
+enum {
+    TABLE_PDPT,
+    TABLE_BOOT,
+    TABLE_PD,
+    TABLE_PT,
+    TABLE_KERNEL_PDPT, /* with the translation caches */
+    TABLE_AREA_PD,
+    TABLE_AREA_PT,
+    TABLE_WINDOW = TABLE_AREA_PT + MON_CPUS_MAX,
+};
 
 struct software {
     struct vm *vm;
@@ -33,6 +43,8 @@ struct software {
     struct patch_list patches;
     struct mon *mon; /* the monitor's; ours with assist off */
     struct mon own;
+    struct bt *bt[MON_CPUS_MAX]; /* translate: of each vCPU */
+    struct bt_stats bt_total;
 };
 
 extern const uint8_t monitor_image[], monitor_image_end[];
@@ -103,11 +115,55 @@ static void map_window(struct software *sw)
     }
 }
 
+/* What CPL 3 has of a vCPU's area (bt/cache.h). */
+static void map_area(struct software *sw, unsigned id)
+{
+    uint64_t pa = sw->pa + sw->config.areas + (uint64_t)id * BT_AREA;
+    uint64_t *pd = table(sw, TABLE_AREA_PD) + id * (BT_AREA / PAGE_2M);
+    uint64_t *pt = table(sw, TABLE_AREA_PT + id);
+    const uint64_t data = OWN_LEAF | PTE_US | PTE_XD;
+
+    pd[0] = table_entry(sw, TABLE_AREA_PT + id);
+    pd[BT_CODE / PAGE_2M] = (pa + BT_CODE) | OWN_LEAF | PTE_US | PTE_PS;
+    pt[BT_STATE / PAGE_4K] = (pa + BT_STATE) | data | PTE_RW;
+    pt[BT_FLAGS / PAGE_4K] = (pa + BT_FLAGS) | data | PTE_RW;
+    pt[BT_POPF / PAGE_4K] = (pa + BT_POPF) | data;
+    for (uint64_t at = 0; at < BT_TABLE_SIZE * 8; at += PAGE_4K)
+        pt[(BT_TABLE + at) / PAGE_4K] = (pa + BT_TABLE + at) | data;
+}
+
+/* Only the kernel's roots have them: user code sees no more than before. */
+static void map_areas(struct software *sw)
+{
+    uint64_t *pdpt = table(sw, TABLE_KERNEL_PDPT);
+
+    memcpy(pdpt, table(sw, TABLE_PDPT), PAGE_4K);
+    pdpt[pt_index(MON_AREAS, 3)] = table_entry(sw, TABLE_AREA_PD);
+    for (unsigned i = 0; i < sw->config.cpus; i++)
+        map_area(sw, i);
+}
+
 static void write_tables(struct software *sw)
 {
     table(sw, TABLE_BOOT)[MON_SLOT] = table_entry(sw, TABLE_PDPT);
     map_own_memory(sw);
     map_window(sw);
+    if (sw->config.translate)
+        map_areas(sw);
+}
+
+/* What translation needs behind the rest, in mon_config's words. */
+static void place_areas(struct software *sw)
+{
+    unsigned cpus = sw->vm->config.vcpus;
+    struct mon_config *config = &sw->config;
+
+    config->areas = (sw->bytes + PAGE_2M - 1) & ~(PAGE_2M - 1);
+    config->caches = config->areas + cpus * (uint64_t)BT_AREA;
+    config->code_map = config->caches + cpus * MON_CACHE_BYTES;
+    config->area_tables = MON_TABLES + TABLE_AREA_PT * PAGE_4K;
+    config->kernel_pdpt = MON_TABLES + TABLE_KERNEL_PDPT * PAGE_4K;
+    sw->bytes = config->code_map + sw->pa / PAGE_4K / 8;
 }
 
 static int create_memory(struct software *sw, struct why *why)
@@ -125,6 +181,8 @@ static int create_memory(struct software *sw, struct why *why)
         sw->bytes =
             sw->config.frames + sw->pa / PAGE_4K * sizeof(struct direct_frame);
     }
+    if (vm->config.software->translate)
+        place_areas(sw);
     sw->bytes = (sw->bytes + PAGE_2M - 1) & ~(PAGE_2M - 1);
     if (sw->bytes > PAGE_1G || vm->memory.ram_bytes > MON_WINDOW_MAX)
         return why_set(why, ENOTSUP,
@@ -183,6 +241,8 @@ static void configure(struct software *sw)
     sw->config.roots = want->roots ? want->roots : VM_ROOTS_DEFAULT;
     sw->config.flood = FLOOD;
     sw->config.pv = want->pv;
+    sw->config.translate = want->translate;
+    sw->config.adaptive = !want->no_adaptive;
     sw->config.syscall_faults = want->syscall_faults;
     sw->config.poison = want->poison ? POISON : 0;
 }
@@ -299,6 +359,88 @@ static int start_at_monitor(struct software *sw, struct vcpu *vcpu,
     sregs.efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
     err = vcpu_set_state(vcpu, &sregs, &regs, why);
     return err ? err : set_msrs(vcpu, va, why);
+}
+
+/* ---- The translator ---------------------------------------------------- */
+
+static bool is_sensitive(const uint8_t *bytes, unsigned count)
+{
+    struct insn insn;
+
+    return !decode_insn(bytes, count, &insn) && insn_is_sensitive(&insn);
+}
+
+static int create_translators(struct software *sw, struct why *why)
+{
+    int err = 0;
+
+    for (unsigned i = 0; !err && i < sw->config.cpus; i++) {
+        const struct bt_config config = {
+            .va = MON_AREAS + (uint64_t)i * BT_AREA,
+            .area = sw->memory + sw->config.areas + (uint64_t)i * BT_AREA,
+            .cache = (struct bt_cache *)(sw->memory + sw->config.caches +
+                                         i * MON_CACHE_BYTES),
+            .code_bytes = sw->vm->config.software->code_bytes,
+            .is_sensitive = is_sensitive,
+        };
+
+        err = bt_create(&sw->bt[i], &config, why);
+    }
+    return err;
+}
+
+/* The guest's page around `pa`; NULL where it has no RAM. */
+static const uint8_t *page_at(const struct software *sw, uint64_t pa)
+{
+    const uint8_t *ram = sw->vm->memory.ram;
+
+    pa &= ~(PAGE_4K - 1);
+    if (pa < sw->config.low_end)
+        return ram + pa;
+    if (pa >= RAM_HOLE_END && pa < sw->config.high_end)
+        return ram + RAM_HOLE_START + (pa - RAM_HOLE_END);
+    return NULL;
+}
+
+static int translate(struct software *sw, unsigned id,
+                     const struct mon_translation *what)
+{
+    const uint8_t *page = page_at(sw, what->pa);
+    unsigned offset = what->pa % PAGE_4K;
+    const struct bt_request request = {
+        .gva = what->va,
+        .bytes = page + offset,
+        .count = PAGE_4K - offset,
+        .pa = what->pa,
+        .next =
+            what->next_pa == MON_NO_PAGE ? NULL : page_at(sw, what->next_pa),
+        .next_pa = what->next_pa,
+        .indirect = what->flag,
+    };
+
+    return page ? bt_translate(sw->bt[id], &request) : -EFAULT;
+}
+
+static int translator(struct software *sw, unsigned id,
+                      const struct mon_translation *what)
+{
+    if (!sw->config.translate)
+        return -EINVAL;
+    switch (what->op) {
+    case MON_TRANSLATOR_BLOCK:
+        return translate(sw, id, what);
+    case MON_TRANSLATOR_FRAME:
+        for (unsigned i = 0; i < sw->config.cpus; i++)
+            bt_invalidate_frame(sw->bt[i], what->pa);
+        return 0;
+    case MON_TRANSLATOR_RANGE:
+        bt_invalidate_range(sw->bt[id], what->va, what->bytes);
+        return 0;
+    case MON_TRANSLATOR_ADAPT:
+        bt_adapt(sw->bt[id], what->va, what->flag);
+        return 0;
+    }
+    return -EINVAL;
 }
 
 /* ---- The monitor in this process (assist off) -------------------------- */
@@ -426,6 +568,13 @@ static uint64_t own_tsc(void)
     return __builtin_ia32_rdtsc();
 }
 
+static int own_translator(struct mon_cpu *cpu)
+{
+    const struct vcpu *vcpu = vcpu_of(cpu);
+
+    return translator(vcpu->vm->software, vcpu->id, &cpu->call_translation);
+}
+
 static const struct mon_ops own_ops = {
     .decode = own_decode,
     .port = own_port,
@@ -437,6 +586,7 @@ static const struct mon_ops own_ops = {
     .wait = own_wait,
     .relax = own_relax,
     .tsc = own_tsc,
+    .translator = own_translator,
 };
 
 static int start_own(struct software *sw, struct why *why)
@@ -537,6 +687,9 @@ void software_call(struct vcpu *vcpu, uint32_t call)
                cpu->call_count <= INSN_BYTES_MAX ? cpu->call_count : 0,
                &cpu->call_insn);
         break;
+    case MON_CALL_TRANSLATOR:
+        cpu->call_error = translator(sw, vcpu->id, &cpu->call_translation);
+        break;
     case MON_CALL_END:
         end(vcpu, cpu);
         break;
@@ -581,6 +734,10 @@ const char *vm_trap_name(unsigned reason)
         [MON_HYPERCALL - INSN_OPS] = "hypercall",
         [MON_KICKED - INSN_OPS] = "kicked",
         [MON_POISONED - INSN_OPS] = "poisoned",
+        [MON_BT_EXIT - INSN_OPS] = "bt_exit",
+        [MON_BT_MISS - INSN_OPS] = "bt_miss",
+        [MON_STORE_CALL_OUT - INSN_OPS] = "store_call_out",
+        [MON_CODE_WRITE - INSN_OPS] = "code_write",
     };
 
     if (reason >= MON_REASONS)
@@ -608,6 +765,28 @@ const struct shadow_stats *vm_shadow_stats(const struct vm *vm)
     return shadow_stats(shadow);
 }
 
+static void add_stats(struct bt_stats *sum, const struct bt_stats *part)
+{
+    uint64_t *to = (uint64_t *)sum;
+    const uint64_t *from = (const uint64_t *)part;
+
+    _Static_assert(sizeof *sum % sizeof *to == 0, "nothing but counts");
+    for (size_t i = 0; i < sizeof *sum / sizeof *to; i++)
+        to[i] += from[i];
+}
+
+const struct bt_stats *vm_bt_stats(const struct vm *vm)
+{
+    struct software *sw = vm->software;
+
+    if (!sw || !sw->config.translate)
+        return NULL;
+    sw->bt_total = (struct bt_stats){0};
+    for (unsigned i = 0; i < sw->config.cpus; i++)
+        add_stats(&sw->bt_total, bt_stats(sw->bt[i]));
+    return &sw->bt_total;
+}
+
 /* ---- Life -------------------------------------------------------------- */
 
 int software_create(struct vm *vm, struct why *why)
@@ -632,14 +811,14 @@ int software_create(struct vm *vm, struct why *why)
     for (unsigned i = 0; i < vm->config.vcpus; i++)
         prepare_cpu(sw, i);
     sw->mon = (struct mon *)(sw->memory + MON_SHARED);
-    return 0;
+    return sw->config.translate ? create_translators(sw, why) : 0;
 }
 
 int software_load(struct vm *vm, const void *image, size_t bytes,
                   uint64_t entry, struct why *why)
 {
     struct software *sw = vm->software;
-    int err = vm->config.software->unpatched
+    int err = vm->config.software->unpatched || sw->config.translate
                   ? 0
                   : patch_find(image, bytes, &sw->patches, why);
 
@@ -663,6 +842,8 @@ void software_destroy(struct software *sw)
     if (!sw)
         return;
     patch_free(&sw->patches);
+    for (unsigned i = 0; i < MON_CPUS_MAX; i++)
+        bt_destroy(sw->bt[i]);
     if (sw->mapping)
         munmap(sw->mapping, sw->bytes + PAGE_2M);
     free(sw);

@@ -28,6 +28,7 @@
 
 enum vm_backing { VM_BACKING_4K, VM_BACKING_THP, VM_BACKING_2M, VM_BACKING_1G };
 
+struct bt_stats;
 struct shadow_stats;
 struct vm;
 
@@ -50,6 +51,10 @@ struct vm_software {
     /* This KVM leaves SYSCALL at CPL 3, where its fetch faults (kvm_pvm). */
     bool syscall_faults;
     bool poison; /* count misses of the TLB, by BadgerTrap's method */
+    /* The guest's kernel is translated and not patched (bt/bt.h). */
+    bool translate;
+    bool no_adaptive;    /* what keeps faulting stays a copy */
+    uint32_t code_bytes; /* of the translation cache; 0: all of it */
 };
 
 struct vm_config {
@@ -118,6 +123,9 @@ const char *vm_trap_name(unsigned reason);
 bool vm_counts_tlb_misses(const struct vm *vm);
 /* NULL for a VM without a monitor. */
 const struct shadow_stats *vm_shadow_stats(const struct vm *vm);
+/* Of all vCPUs' translators together, until the next call; NULL for a VM
+ * without one. */
+const struct bt_stats *vm_bt_stats(const struct vm *vm);
 
 int vm_fd(const struct vm *vm);
 unsigned vm_vcpus(const struct vm *vm);

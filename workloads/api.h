@@ -21,10 +21,11 @@ enum wl_phase {
 };
 
 enum wl_class {
-    WL_NANO,   /* one kernel or CPU operation, in the guest kernel only */
-    WL_MMU,    /* one operating-system operation on address spaces */
-    WL_MEMORY, /* a user program that loads and stores */
-    WL_TEST,   /* a check of the machine by the guest kernel, no measurement */
+    WL_NANO,    /* one kernel or CPU operation, in the guest kernel only */
+    WL_COMPUTE, /* kernel code that computes and hardly traps */
+    WL_MMU,     /* one operating-system operation on address spaces */
+    WL_MEMORY,  /* a user program that loads and stores */
+    WL_TEST,    /* a check of the machine by the guest kernel, no measurement */
 };
 
 enum wl_prot { WL_PROT_NONE = 0, WL_PROT_READ = 1, WL_PROT_WRITE = 2 };

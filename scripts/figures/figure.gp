@@ -9,9 +9,11 @@ if (width < 760) width = 760
 if (width > 2400) width = 2400
 
 # Okabe & Ito's colours, which remain distinct for colour-blind readers, in the
-# order of the techniques: native, emulation, shadow, nested.
+# order of the techniques: native, emulation, shadow, nested,
+# trap, pv, bt, agile, flat.
 array colours = ['#000000', '#e69f00', '#0072b2', '#d55e00', \
-                 '#009e73', '#cc79a7', '#56b4e9', '#999999']
+                 '#009e73', '#cc79a7', '#56b4e9', '#999999', \
+                 '#f0e442']
 array patterns = [3, 1, 2, 6, 5, 4, 7, 0]
 
 do for [kind in "svg png"] {

@@ -45,6 +45,7 @@ static void flush(struct mon *m, struct mon_cpu *cpu)
         mon_flush_own(m);
     else
         shadow_flush_all(m->shadow);
+    mon_flushed(cpu);
 }
 
 static void invlpg(struct mon *m, struct mon_cpu *cpu, uint64_t va)
@@ -53,6 +54,7 @@ static void invlpg(struct mon *m, struct mon_cpu *cpu, uint64_t va)
         mon_flush_page(m, va);
     else
         shadow_invlpg(m->shadow, va);
+    mon_flushed_page(cpu, va);
 }
 
 /* ---- Control registers ------------------------------------------------- */
@@ -90,6 +92,7 @@ static int set_cr3(struct mon *m, struct mon_cpu *cpu, uint64_t value)
         mon_flush_own(m);
     else
         shadow_set_cr3(m->shadow, cpu->v.cr3);
+    mon_flushed(cpu);
     return 0;
 }
 

@@ -77,6 +77,9 @@ int mon_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, const void *from,
 /* Nothing is written, but a write of so many bytes would not fault. */
 int mon_probe_write(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                     unsigned bytes);
+/* Where a fetch at `va` goes. */
+int mon_locate_fetch(struct mon *m, struct mon_cpu *cpu, uint64_t va,
+                     uint64_t *pa);
 /* The instruction at RIP; it stays until the next call. */
 int mon_fetch(struct mon *m, struct mon_cpu *cpu, const struct insn **insn);
 /* Of this vCPU's TLB, for the way back into the guest; and every TLB, now. */
@@ -122,6 +125,29 @@ int mon_direct_fault(struct mon_cpu *cpu);
 int mon_direct_syscall(struct mon *m, struct mon_cpu *cpu);
 int mon_hypercall(struct mon *m, struct mon_cpu *cpu);
 void mon_direct_init(struct mon *m, void *frames);
+
+/* translated.c: where config.translate is set */
+enum mon_came {
+    MON_CAME_TRAP,   /* the guest's state is in the frame: handle the trap */
+    MON_CAME_DONE,   /* and it was translated code's own: done */
+    MON_CAME_WITHIN, /* the frame stays: an instruction is half done */
+};
+/* `syscall`: the address is in RCX. */
+enum mon_came mon_leave_translated(struct mon *m, struct mon_cpu *cpu,
+                                   bool syscall);
+int mon_enter_translated(struct mon *m, struct mon_cpu *cpu);
+/* The guest flushed its TLB, or one address of it. */
+void mon_flushed(struct mon_cpu *cpu);
+void mon_flushed_page(struct mon_cpu *cpu, uint64_t va);
+/* An instruction at RIP faulted on a traced table. */
+void mon_traced_write(struct mon *m, struct mon_cpu *cpu);
+/* Was code there, in one of the frames there, translated? */
+bool mon_is_code(const struct mon *m, uint64_t pa);
+bool mon_has_code(const struct mon *m, uint64_t pa, uint64_t bytes);
+/* It is written: the translations go, and the frame can be written. */
+void mon_code_written(struct mon *m, struct mon_cpu *cpu, uint64_t pa);
+bool mon_writes_own_code(struct mon *m, struct mon_cpu *cpu, uint64_t pa);
+void mon_translated_init(struct mon *m, uint8_t *memory);
 
 /* emulate.c */
 int mon_emulate(struct mon *m, struct mon_cpu *cpu, const struct insn *insn);

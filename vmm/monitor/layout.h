@@ -25,6 +25,9 @@
 #define MON_SITES_MAX     0x80000
 #define MON_ARENA         0x400000 /* shadow tables */
 
+/* The translation caches' areas, BT_AREA for each vCPU (bt/cache.h). */
+#define MON_AREAS 0xfffffd8040000000
+
 /* All guest RAM, physical 0 first. */
 #define MON_WINDOW     0xfffffdc000000000
 #define MON_WINDOW_MAX 0x4000000000

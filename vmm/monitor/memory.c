@@ -4,9 +4,16 @@
 
 #include <errno.h>
 
+/* Mostly a few words. */
 static void copy(void *to, const void *from, unsigned bytes)
 {
-    __builtin_memcpy(to, from, bytes);
+    const uint8_t *in = from;
+    uint8_t *out = to;
+
+    for (; bytes >= 8; bytes -= 8, in += 8, out += 8)
+        __builtin_memcpy(out, in, 8);
+    for (; bytes; bytes--)
+        *out++ = *in++;
 }
 
 void *mon_ram(const struct mon *m, uint64_t pa, uint64_t bytes)
@@ -63,8 +70,8 @@ static int frame_find(void *arg, uint64_t guest_frame,
         return -ENXIO;
     *frame = (struct shadow_frame){
         .frame = guest_frame,
-        .level = 2,
-        .writable = true,
+        .level = mon_has_code(m, pa & ~(PAGE_2M - 1), PAGE_2M) ? 1 : 2,
+        .writable = !mon_is_code(m, pa),
         .executable = true,
     };
     return 0;
@@ -142,6 +149,8 @@ int mon_memory_init(struct mon *m, uint8_t *arena)
     };
     const uint64_t tables = m->config.pa + MON_TABLES;
     const uint64_t flags = PTE_P | PTE_RW | PTE_US | PTE_A;
+    const uint64_t kernel =
+        m->config.kernel_pdpt ? m->config.pa + m->config.kernel_pdpt : tables;
     const struct shadow_config config = {
         .policy = m->config.policy,
         .roots = m->config.roots,
@@ -151,7 +160,9 @@ int mon_memory_init(struct mon *m, uint8_t *arena)
         .tables_pa = m->config.pa + MON_ARENA,
         .fixed = true,
         .fixed_index = MON_SLOT,
-        .fixed_entry = {tables | flags, tables | flags, tables | flags},
+        .fixed_entry = {[SHADOW_BOTH] = tables | flags,
+                        [SHADOW_KERNEL] = kernel | flags,
+                        [SHADOW_USER] = tables | flags},
     };
 
     return shadow_init(&m->shadow, arena, m->config.arena_bytes, &config, &ops);
@@ -175,6 +186,25 @@ int mon_no_access(struct mon_cpu *cpu, uint64_t va, enum shadow_outcome outcome,
     }
 }
 
+/* shadow_lookup, with a memory for the few pages that every trap needs. */
+static bool lookup(struct mon *m, struct mon_cpu *cpu, uint64_t va,
+                   enum mmu_access access, uint64_t *pa)
+{
+    struct mon_lookup *l =
+        &cpu->lookup[(va >> 12 ^ va >> 21 ^ access << 3) % MON_LOOKUPS];
+    uint64_t tag = (va & ~(PAGE_4K - 1)) | (access + 1u);
+    uint64_t root = shadow_root(m->shadow), epoch = shadow_epoch(m->shadow);
+
+    if (l->tag == tag && l->root == root && l->epoch == epoch) {
+        *pa = l->pa | (va & (PAGE_4K - 1));
+        return true;
+    }
+    if (!shadow_lookup(m->shadow, va, access, pa))
+        return false;
+    *l = (struct mon_lookup){tag, root, epoch, *pa & ~(PAGE_4K - 1)};
+    return true;
+}
+
 /* Where an access goes. `traced` when the shadow MMU must be told of it. */
 static int locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                   enum mmu_access access, uint64_t *pa, bool *traced)
@@ -187,7 +217,7 @@ static int locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
     *traced = false;
     if (cpu->direct)
         return mon_direct_locate(m, cpu, va, access, pa);
-    if (shadow_lookup(m->shadow, va, access, pa))
+    if (lookup(m, cpu, va, access, pa))
         return 0;
     outcome = shadow_fault(m->shadow, 0, &request, &fault);
     *pa = fault.pa;
@@ -279,6 +309,8 @@ int mon_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, const void *from,
         store(to, at, n);
         if (traced)
             shadow_guest_write(m->shadow, pa, n);
+        if (traced && mon_is_code(m, pa))
+            mon_code_written(m, cpu, pa);
     }
     return 0;
 }
@@ -301,6 +333,14 @@ static bool is_site(const struct mon_site *site, uint64_t pa,
         if (site->insn.bytes[i] != b->bytes[i])
             return false;
     return true;
+}
+
+int mon_locate_fetch(struct mon *m, struct mon_cpu *cpu, uint64_t va,
+                     uint64_t *pa)
+{
+    bool traced;
+
+    return locate(m, cpu, va, MMU_FETCH, pa, &traced);
 }
 
 /* Code that CPL 3 has just executed can be read. */

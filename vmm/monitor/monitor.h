@@ -1,5 +1,5 @@
 /*
- * The monitor: the software VMM of `trap` and `pv`. It is the only code
+ * The monitor: the software VMM of `trap`, `bt` and `pv`. It is the only code
  * at CPL 0 in the VM; the guest's kernel and its programs run at CPL 3, on
  * shadow tables of their own (docs/monitor.md).
  *
@@ -17,6 +17,7 @@
 #ifndef VMM_MONITOR_MONITOR_H
 #define VMM_MONITOR_MONITOR_H
 
+#include "bt/cache.h"
 #include "directpt/direct.h"
 #include "shadowpt/shadow.h"
 #include "vmm/monitor/insn.h"
@@ -47,6 +48,13 @@ enum mon_reason {
     MON_HYPERCALL,
     MON_KICKED, /* by another vCPU */
     MON_POISONED,
+    /* The guest kernel's translated code goes on where nothing is translated
+     * yet; where an indirect branch finds nothing; writes to traced tables
+     * without a fault. And code that was translated is written. */
+    MON_BT_EXIT,
+    MON_BT_MISS,
+    MON_STORE_CALL_OUT,
+    MON_CODE_WRITE,
     MON_EXCEPTION, /* + vector: the guest's own, but page faults */
     MON_REASONS = MON_EXCEPTION + 32
 };
@@ -96,11 +104,65 @@ struct mon_exception {
 
 /* What a call to the VMM is about; the values are in struct mon_cpu. */
 enum mon_call {
-    MON_CALL_TRAP,   /* assist off: handle the trap in the frame */
-    MON_CALL_DECODE, /* call_pa, call_bytes, call_count -> call_insn */
-    MON_CALL_END,    /* end, end_a, end_b */
+    MON_CALL_TRAP,       /* assist off: handle the trap in the frame */
+    MON_CALL_DECODE,     /* call_pa, call_bytes, call_count -> call_insn */
+    MON_CALL_END,        /* end, end_a, end_b */
+    MON_CALL_TRANSLATOR, /* call_translation -> call_error */
 };
 
+/* What is asked of the translator (bt/bt.h). */
+enum mon_translator {
+    MON_TRANSLATOR_BLOCK, /* va, pa, next_pa; flag: for indirect branches */
+    MON_TRANSLATOR_FRAME, /* pa was written: on every vCPU */
+    MON_TRANSLATOR_RANGE, /* va, bytes are mapped elsewhere */
+    MON_TRANSLATOR_ADAPT, /* va; flag: becomes a call-out */
+};
+
+#define MON_NO_PAGE UINT64_MAX
+
+struct mon_translation {
+    enum mon_translator op;
+    bool flag;
+    uint64_t va, bytes, pa, next_pa;
+};
+
+/* Addresses that translations rely on to be mapped so. */
+struct mon_region {
+    uint64_t va, pa, bytes;
+    uint64_t root[2], epoch; /* of the shadow tables when it was so */
+};
+
+struct mon_hot {
+    uint64_t rip;
+    unsigned count;
+};
+
+#define MON_REGIONS 32
+#define MON_HOT     16
+
+/* A vCPU whose kernel runs translated (translated.c). */
+struct mon_translated {
+    uint8_t *area; /* bt/cache.h's */
+    struct bt_cache *cache;
+    struct bt_block *block; /* that the trap came from */
+    uint64_t entered;       /* guest RIP that translated code began at */
+    bool indirect;          /* by a branch that found nothing */
+    bool check;             /* the regions, before translated code runs */
+    bool guarded;           /* the page of flags is read-only */
+    volatile bool stale;    /* another vCPU wrote to code */
+    unsigned regions, next_hot, untraced;
+    struct mon_region region[MON_REGIONS];
+    struct mon_hot hot[MON_HOT];
+};
+
+/* What a lookup in the shadow tables said. */
+struct mon_lookup {
+    uint64_t tag;         /* the page's address | enum mmu_access + 1 */
+    uint64_t root, epoch; /* as shadow_root and shadow_epoch were */
+    uint64_t pa;
+};
+
+#define MON_LOOKUPS     32
 #define MON_FLUSH_PAGES 8
 #define MON_ADDRESSES   8
 
@@ -124,6 +186,7 @@ struct mon_cpu {
     volatile bool held; /* by another vCPU: stays out of the guest */
 
     struct mon_virtual v;
+    struct mon_lookup lookup[MON_LOOKUPS];
     /* pv, on the guest's own tables. */
     bool direct, left;
     uint64_t kernel_root, user_root, pv_syscall, pv_cr2;
@@ -136,6 +199,7 @@ struct mon_cpu {
     /* A translation is being loaded for the guest (trap.c); its state. */
     bool touching;
     uint64_t touch_rip, touch_rax, touch_rflags;
+    bool stepping; /* one instruction, because of STI (trap.c) */
 
     enum mon_end end;
     uint64_t end_a, end_b;
@@ -145,6 +209,10 @@ struct mon_cpu {
     uint8_t call_bytes[INSN_BYTES_MAX];
     uint8_t call_count;
     struct insn call_insn;
+    struct mon_translation call_translation;
+    int call_error;
+
+    struct mon_translated bt;
 
     uint64_t traps[MON_REASONS];
 
@@ -158,12 +226,19 @@ struct mon_config {
     unsigned cpus;
     bool assist;
     bool pv;             /* the guest kernel makes hypercalls */
+    bool translate;      /* the guest kernel runs translated */
+    bool adaptive;       /* and stores to traced tables are called out */
     bool syscall_faults; /* SYSCALL arrives as a #PF on the fetch (kvm_pvm) */
     unsigned physical_bits;
     uint64_t low_end, high_end; /* RAM: 0 .. low_end, 4 GiB .. high_end */
     uint64_t pa;                /* of the monitor's memory */
     uint64_t arena_bytes;
     uint64_t frames; /* pv: offset of the frames' types, zeroed */
+    /* translate: offsets of the vCPUs' areas, of their page tables (one for
+     * the first 2 MiB of each), of what is known of them, and of a bit for
+     * each frame of RAM, all zeroed. */
+    uint64_t areas, area_tables, caches, code_map;
+    uint64_t kernel_pdpt; /* of the roots of the kernel's; 0: as the others */
     enum shadow_policy policy;
     unsigned roots, flood;
     uint64_t poison;
@@ -193,8 +268,13 @@ struct mon_ops {
     void (*wait)(struct mon_cpu *cpu);
     void (*relax)(struct mon_cpu *cpu); /* in a spin */
     uint64_t (*tsc)(void);
+    /* cpu->call_translation: 0 or a negative errno. NULL where nothing is
+     * translated. */
+    int (*translator)(struct mon_cpu *cpu);
     void *arg;
 };
+
+#define MON_CACHE_BYTES ((sizeof(struct bt_cache) + 4095) & ~4095ull)
 
 struct mon_site {
     uint64_t pa; /* + 1; 0: empty */
@@ -213,6 +293,8 @@ struct mon {
     volatile bool lock;
     struct mon_cpu *current; /* who holds it */
     uint64_t decodes;
+    /* translate: frames with translated code; see mon_config */
+    uint64_t *code, code_frames, *area_tables;
 };
 
 /* Sets up `mon` and every vCPU's state; the arena, the sites and the vCPUs'

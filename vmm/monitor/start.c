@@ -100,6 +100,12 @@ static int decode(struct mon_cpu *cpu, uint64_t pa, const uint8_t *bytes,
     return insn->length ? 0 : -ENODATA;
 }
 
+static int translator(struct mon_cpu *cpu)
+{
+    call(MON_CALL_TRANSLATOR);
+    return cpu->call_error;
+}
+
 static uint32_t port_io(struct mon_cpu *cpu, uint16_t port, unsigned bytes,
                         bool out, uint32_t value)
 {
@@ -212,6 +218,7 @@ static const struct mon_ops own_ops = {
     .wait = wait,
     .relax = relax,
     .tsc = tsc,
+    .translator = translator,
 };
 
 /* ---- Back into the guest ----------------------------------------------- */
@@ -256,18 +263,28 @@ static void leave(struct mon_cpu *cpu)
     flush(cpu);
 }
 
-void monitor_trapped(struct mon_cpu *cpu)
+static void handle(struct mon_cpu *cpu)
 {
     __atomic_store_n(&cpu->in_guest, false, __ATOMIC_SEQ_CST);
-    if (cpu->frame.vector == 14)
-        __asm__ volatile("movq %%cr2, %0" : "=r"(cpu->fault_address));
-    else if (cpu->frame.vector == MON_VECTOR_KICK)
-        wrmsr(MSR_X2APIC_EOI, 0);
     if (the_config()->assist)
         mon_trap(the_monitor(), cpu);
     else
         call(MON_CALL_TRAP);
     leave(cpu);
+}
+
+void monitor_trapped(struct mon_cpu *cpu)
+{
+    if (cpu->frame.vector == 14)
+        __asm__ volatile("movq %%cr2, %0" : "=r"(cpu->fault_address));
+    else if (cpu->frame.vector == MON_VECTOR_KICK)
+        wrmsr(MSR_X2APIC_EOI, 0);
+    handle(cpu);
+    /* Another vCPU wrote to code while this one was on its way. */
+    while (__atomic_load_n(&cpu->bt.stale, __ATOMIC_SEQ_CST)) {
+        cpu->frame.vector = MON_VECTOR_KICK;
+        handle(cpu);
+    }
 }
 
 /* At CPL 0 only a kick can be: while a vCPU waits. */

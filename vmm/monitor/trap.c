@@ -113,12 +113,20 @@ static int write_traced(struct mon *m, struct mon_cpu *cpu, uint64_t pa)
 {
     const struct insn *insn;
 
+    if (mon_is_code(m, pa) && !mon_writes_own_code(m, cpu, pa)) {
+        mon_code_written(m, cpu, pa);
+        return check_progress(cpu);
+    }
     if (mon_fetch(m, cpu, &insn))
         return RAISED;
     if (mon_can_store(insn)) {
         cpu->traps[MON_TRACED_WRITE]++;
+        if (m->config.translate)
+            mon_traced_write(m, cpu);
         return mon_emulate_store(m, cpu, insn);
     }
+    if (mon_is_code(m, pa))
+        mon_code_written(m, cpu, pa);
     cpu->traps[MON_UNSHADOWED]++;
     if (!shadow_unshadow(m->shadow, pa))
         return mon_end(cpu, MON_END_INSTRUCTION, cpu->frame.rip, 0);
@@ -337,16 +345,63 @@ static void leave(struct mon *m, struct mon_cpu *cpu)
     cpu->cr0 = CR0_OWN | (cpu->v.cr0 & CR0_GUESTS);
 }
 
+static enum mon_came come(struct mon *m, struct mon_cpu *cpu)
+{
+    bool syscall = cpu->frame.vector == VECTOR_PF && is_syscall(m, cpu);
+
+    if (cpu->touching && end_touch(m, cpu))
+        return MON_CAME_DONE;
+    return m->config.translate ? mon_leave_translated(m, cpu, syscall)
+                               : MON_CAME_TRAP;
+}
+
+/* STI lets an interrupt in that has come before: not before the next
+ * instruction, which is stepped. */
+static void begin_step(struct mon_cpu *cpu)
+{
+    cpu->stepping = cpu->v.sti_shadow && cpu->v.flags & RFLAGS_IF &&
+                    mon_interrupt_pending(cpu) &&
+                    !(cpu->frame.rflags & RFLAGS_TF);
+    if (cpu->stepping)
+        cpu->frame.rflags |= RFLAGS_TF;
+}
+
+static bool end_step(struct mon_cpu *cpu)
+{
+    bool stepped = cpu->stepping && cpu->frame.vector == VECTOR_DB;
+
+    if (cpu->stepping)
+        cpu->frame.rflags &= ~RFLAGS_TF;
+    cpu->stepping = false;
+    cpu->v.sti_shadow &= !stepped;
+    return stepped;
+}
+
+/* Events until there are no more: the kernel's next instruction may fault
+ * before it is translated. */
+static void settle(struct mon *m, struct mon_cpu *cpu)
+{
+    do {
+        do
+            mon_deliver_exception(m, cpu);
+        while (!cpu->end && mon_interrupt(m, cpu));
+    } while (!cpu->end && m->config.translate && mon_enter_translated(m, cpu));
+}
+
 void mon_trap(struct mon *m, struct mon_cpu *cpu)
 {
+    enum mon_came came;
+
     mon_lock(m, cpu);
     cpu->exception.pending = false;
     mon_direct_enter(m, cpu);
-    if (!cpu->touching || !end_touch(m, cpu))
-        dispatch(m, cpu);
-    do
-        mon_deliver_exception(m, cpu);
-    while (!cpu->end && mon_interrupt(m, cpu));
+    came = come(m, cpu);
+    if (came != MON_CAME_WITHIN) {
+        if (!end_step(cpu) && came == MON_CAME_TRAP)
+            dispatch(m, cpu);
+        settle(m, cpu);
+        begin_step(cpu);
+    }
     leave(m, cpu);
     mon_unlock(m);
 }
@@ -385,8 +440,10 @@ void mon_start_cpu(struct mon *m, struct mon_cpu *cpu)
     reset(m, cpu);
     if (cpu->direct) /* by another's HC_START, before this one was here */
         cpu->v.cr3 = cpu->kernel_root;
-    if (!mon_update_mode(m, cpu))
+    if (!mon_update_mode(m, cpu)) {
         mon_load_gdt(m, cpu);
+        settle(m, cpu);
+    }
     leave(m, cpu);
     mon_unlock(m);
 }
@@ -404,6 +461,8 @@ int mon_init(struct mon *m, const struct mon_config *config,
         .sites = (struct mon_site *)(memory + MON_SITES),
         .site_mask = 8191,
     };
+    if (config->translate)
+        mon_translated_init(m, memory);
     if (config->pv)
         mon_direct_init(m, memory + config->frames);
     return mon_memory_init(m, memory + MON_ARENA);

@@ -161,19 +161,12 @@ static void audit(struct cpu *cpu, enum audit_instruction instruction)
     record(cpu->kernel, instruction, &c, value, expected);
 }
 
-static bool same(const char *a, const char *b)
-{
-    while (*a && *a == *b)
-        a++, b++;
-    return *a == *b;
-}
-
 bool audit_run(struct cpu *cpu, const char *name)
 {
     struct kernel *k = cpu->kernel;
     uint64_t begin;
 
-    if (!same(name, "audit"))
+    if (!same_text(name, "audit"))
         return false;
     map_low_page(k);
     kernel_phase_begin(k, WL_STEADY);

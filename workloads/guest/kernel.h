@@ -9,6 +9,7 @@
  * process.c  processes and system calls
  * smp.c      other CPUs: starting, running user code on, shooting down
  * nano.c     the kernel nanobenchmarks
+ * compute.c  code that computes (workloads/compute/compute.h)
  * paging.c   the paging test (paging.h)
  * selftest.c the self-test (selftest.h)
  * audit.c    the audit (workloads/audit.h)
@@ -189,6 +190,13 @@ static inline struct cpu *this_cpu(void)
     return *(struct cpu **)(rsp & ~(uint64_t)(KERNEL_STACK_BYTES - 1));
 }
 
+static inline bool same_text(const char *a, const char *b)
+{
+    while (*a && *a == *b)
+        a++, b++;
+    return *a == *b;
+}
+
 /* phys.c: frames by leaf level (1: 4 KiB, 2: 2 MiB, 3: 1 GiB), zeroed.
  * Returns a physical address, or 0 when there is none left. */
 void phys_init(struct kernel *k);
@@ -258,6 +266,9 @@ void smp_end_of_interrupt(void);
 
 /* nano.c: runs the nanobenchmark of that name; false when there is none. */
 bool nano_run(struct cpu *cpu, const char *name);
+
+/* compute.c: the same of workloads/compute/compute.def. */
+bool compute_run(struct cpu *cpu, const char *name);
 
 /* entry.S */
 extern const uint8_t trap_stubs[256][16];

@@ -206,6 +206,7 @@ void kernel_start(unsigned id, uint64_t start_info_pa)
     pv_start(k, cpu);
     k->cpus_up = 1;
     if (nano_run(cpu, k->config.workload) ||
+        compute_run(cpu, k->config.workload) ||
         paging_run(cpu, k->config.workload) ||
         audit_run(cpu, k->config.workload))
         kernel_finish(k, GUEST_DONE);

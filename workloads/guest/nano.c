@@ -257,13 +257,6 @@ static const struct {
 #undef NANO
 };
 
-static bool same(const char *a, const char *b)
-{
-    while (*a && *a == *b)
-        a++, b++;
-    return *a == *b;
-}
-
 static void measure(struct cpu *cpu, nano_function *run)
 {
     struct kernel *k = cpu->kernel;
@@ -280,7 +273,7 @@ static void measure(struct cpu *cpu, nano_function *run)
 bool nano_run(struct cpu *cpu, const char *name)
 {
     for (unsigned i = 0; i < sizeof nanos / sizeof nanos[0]; i++) {
-        if (!nanos[i].run || !same(nanos[i].name, name))
+        if (!nanos[i].run || !same_text(nanos[i].name, name))
             continue;
         measure(cpu, nanos[i].run);
         return true;

@@ -419,19 +419,12 @@ uint64_t selftest_syscall(struct cpu *cpu, struct trap_frame *frame)
     return 0;
 }
 
-static bool same(const char *a, const char *b)
-{
-    while (*a && *a == *b)
-        a++, b++;
-    return *a == *b;
-}
-
 void selftest_start(struct cpu *cpu, const char *name)
 {
     struct kernel *k = cpu->kernel;
     struct selftest *t;
 
-    if (!same(name, "selftest"))
+    if (!same_text(name, "selftest"))
         return;
     t = phys_to_virt(phys_alloc(k, 1));
     t->cpu = cpu;

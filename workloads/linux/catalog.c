@@ -32,10 +32,17 @@
 #include "workloads/guest/test.def"
 #undef TEST
 
+#define COMPUTE(id, text, op, count) extern const struct workload workload_##id;
+#include "workloads/compute/compute.def"
+#undef COMPUTE
+
 static const struct workload *const catalog[] = {
 #define NANO(id, text, op, count, bytes) &nano_##id,
 #include "workloads/guest/nano.def"
 #undef NANO
+#define COMPUTE(id, text, op, count) &workload_##id,
+#include "workloads/compute/compute.def"
+#undef COMPUTE
 #define USER(id) &workload_##id,
 #include "workloads/user.def"
 #undef USER
