@@ -198,9 +198,12 @@ static bool never_arrived(const struct side *a, const struct side *b)
            b->trap.vector == RUN_PROTECTION && !is_canonical(b->regs.rip);
 }
 
-/* CLI and STI, in what was meant to be an operand: this process can't. */
+/* What was meant to be an operand, executed: CLI and STI, which this process
+ * can't, or a POPF that sets TF. */
 static bool is_refused(const struct side *direct)
 {
+    if (direct->trap.vector == RUN_DEBUG)
+        return true;
     return direct->trap.vector == RUN_PROTECTION && is_code(direct->regs.rip) &&
            (*(const uint8_t *)direct->regs.rip & 0xfe) == 0xfa;
 }
@@ -452,6 +455,7 @@ static void check_precise(struct trace *trace)
         return;
     set_alarm(TIMEOUT);
     trace->at = 0;
+    b->t.entries_left = 1 + 1000 * trace->count;
     trace->lost = trace->left = trace->pushed = false;
     run_translated(b);
     if (trace->left)
