@@ -17,11 +17,11 @@
 #define PART_BYTES (2 * RUN_PAGE) /* of code, data and stack each */
 
 const struct stream_place stream_places[STREAM_PLACES] = {
-    [STREAM_LOW] = {"low", 0x40000000, 0x40010000, 0x40020000, 0x48000000},
+    [STREAM_LOW] = {"low", 0x40000000, 0x40010000, 0x40020000, 0x200200000000},
     [STREAM_HIGH] = {"high", 0x200000000000, 0x200000010000, 0x200000020000,
                      0x200100000000},
     [STREAM_BORDER] = {"border", 0x7ffff000, 0x80010000, 0x80020000,
-                       0x90000000},
+                       0x200300000000},
 };
 
 struct fixup {
