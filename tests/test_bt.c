@@ -91,6 +91,7 @@ static struct bench *set_up_with(uint32_t code_bytes, callback *is_sensitive)
 static void set_alarm(unsigned microseconds)
 {
     struct itimerval timer = {
+        .it_interval = {.tv_usec = microseconds ? ENDLESS : 0},
         .it_value = {microseconds / 1000000, microseconds % 1000000}};
 
     setitimer(ITIMER_VIRTUAL, &timer, NULL);
