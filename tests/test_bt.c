@@ -193,16 +193,6 @@ static bool is_code(uint64_t va)
     return false;
 }
 
-/* What was meant to be an operand, executed: CLI and STI, which this process
- * can't, or a POPF that sets TF. */
-static bool is_refused(const struct side *direct)
-{
-    if (direct->trap.vector == RUN_DEBUG)
-        return true;
-    return direct->trap.vector == RUN_PROTECTION && is_code(direct->regs.rip) &&
-           (*(const uint8_t *)direct->regs.rip & 0xfe) == 0xfa;
-}
-
 static unsigned bytes_at(uint64_t rip)
 {
     for (unsigned i = 0; i < STREAM_PLACES; i++) {
@@ -212,6 +202,40 @@ static unsigned bytes_at(uint64_t rip)
             return left < INSN_BYTES_MAX ? (unsigned)left : INSN_BYTES_MAX;
     }
     return 0;
+}
+
+static bool decode_at(uint64_t rip, ZydisDecodedInstruction *insn)
+{
+    ZydisDecoder decoder;
+
+    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64,
+                     ZYDIS_STACK_WIDTH_64);
+    return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
+        &decoder, NULL, (const void *)rip, bytes_at(rip), insn));
+}
+
+/* In a process it isn't what it is in a kernel; or AMD and Intel differ: near
+ * branches with 66, which are called out by nobody. */
+static bool means_another(uint64_t rip)
+{
+    ZydisDecodedInstruction insn;
+
+    if (!decode_at(rip, &insn))
+        return false;
+    return insn.mnemonic == ZYDIS_MNEMONIC_CLI ||
+           insn.mnemonic == ZYDIS_MNEMONIC_STI ||
+           (insn.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE &&
+            insn.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
+}
+
+/* What was meant to be an operand, executed: CLI and STI, which this process
+ * can't, or a POPF that sets TF. */
+static bool is_refused(const struct side *direct)
+{
+    if (direct->trap.vector == RUN_DEBUG)
+        return true;
+    return direct->trap.vector == RUN_PROTECTION && is_code(direct->regs.rip) &&
+           means_another(direct->regs.rip);
 }
 
 /* An indirect call to an address that isn't canonical faults before it pushes
@@ -609,24 +633,13 @@ static bool stop_at(uint64_t rip)
     return unrepeatable((const uint8_t *)rip, bytes_at(rip));
 }
 
-/* In a process it isn't what it is in a kernel; or AMD and Intel differ: near
- * branches with 66, which are called out by nobody. */
-static bool means_another(uint64_t rip)
+/* Any flags: TF and NT, too. */
+static bool loads_flags(uint64_t rip)
 {
-    ZydisDecoder decoder;
     ZydisDecodedInstruction insn;
 
-    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64,
-                     ZYDIS_STACK_WIDTH_64);
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
-            &decoder, NULL, (const void *)rip, bytes_at(rip), &insn)))
-        return false;
-    return insn.mnemonic == ZYDIS_MNEMONIC_CLI ||
-           insn.mnemonic == ZYDIS_MNEMONIC_STI ||
-           insn.mnemonic == ZYDIS_MNEMONIC_POPFQ ||
-           insn.mnemonic == ZYDIS_MNEMONIC_IRETQ ||
-           (insn.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE &&
-            insn.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
+    return decode_at(rip, &insn) && (insn.mnemonic == ZYDIS_MNEMONIC_POPFQ ||
+                                     insn.mnemonic == ZYDIS_MNEMONIC_IRETQ);
 }
 
 /* As long as instructions are repeatable. False for what can't be compared. */
@@ -639,7 +652,8 @@ static bool step_bytes(struct bench *b)
     *regs = b->stream.start;
     do {
         if (steps++ == BYTES_STEPS ||
-            (is_code(regs->rip) && means_another(regs->rip)))
+            (is_code(regs->rip) &&
+             (means_another(regs->rip) || loads_flags(regs->rip))))
             return false;
         if (is_code(regs->rip) && stop_at(regs->rip)) {
             b->direct.trap = (struct run_trap){.vector = RUN_STOPPED};
