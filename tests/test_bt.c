@@ -234,6 +234,9 @@ static bool is_refused(const struct side *direct)
 {
     if (direct->trap.vector == RUN_DEBUG)
         return true;
+    /* AMD's CPUs know that 0F B9 isn't one before they fetch its ModR/M. */
+    if (direct->trap.vector == RUN_UNDEFINED)
+        return bytes_at(direct->regs.rip) < INSN_BYTES_MAX;
     return direct->trap.vector == RUN_PROTECTION && is_code(direct->regs.rip) &&
            means_another(direct->regs.rip);
 }
@@ -697,9 +700,7 @@ static bool step_bytes(struct bench *b)
     } while (b->direct.trap.vector == RUN_DEBUG);
     stream_save(&b->stream, b->direct.memory);
     b->steps += steps;
-    /* AMD's CPUs know that 0F B9 isn't one before they fetch its ModR/M. */
-    return b->direct.trap.vector != RUN_UNDEFINED ||
-           bytes_at(regs->rip) == INSN_BYTES_MAX;
+    return !is_refused(&b->direct);
 }
 
 static void any_bytes(void)
