@@ -19,12 +19,12 @@
 
 #ifdef __SANITIZE_ADDRESS__
 #define STREAMS 3000
-#define STEPPED 300
+#define STEPPED 200
 #define ENCODED 3000
 #define BYTES   1000
 #else
 #define STREAMS 20000
-#define STEPPED 1500
+#define STEPPED 800
 #define ENCODED 15000
 #define BYTES   4000
 #endif
@@ -91,6 +91,7 @@ static struct bench *set_up_with(uint32_t code_bytes, callback *is_sensitive)
 static void set_alarm(unsigned microseconds)
 {
     struct itimerval timer = {
+        .it_interval = {.tv_usec = microseconds ? ENDLESS : 0},
         .it_value = {microseconds / 1000000, microseconds % 1000000}};
 
     setitimer(ITIMER_VIRTUAL, &timer, NULL);
@@ -366,8 +367,8 @@ struct trace {
     struct step step[STEPS_MAX + 1];
     unsigned count, at;
     uint64_t random, points, resumed;
-    bool lost;
-    bool pushed; /* resumed from the middle of a PUSHF */
+    bool lost, left; /* for an address that isn't canonical, and back */
+    bool pushed;     /* resumed from the middle of a PUSHF */
 };
 
 static uint64_t hash_pages(uint64_t va, uint64_t hash)
@@ -442,6 +443,11 @@ static bool trace_direct(struct trace *trace)
     return !is_refused(&b->direct);
 }
 
+static bool is_canonical(uint64_t va)
+{
+    return (uint64_t)((int64_t)(va << 16) >> 16) == va;
+}
+
 static bool on_step(void *context, const struct run_regs *regs,
                     const struct bt_point *point)
 {
@@ -450,6 +456,7 @@ static bool on_step(void *context, const struct run_regs *regs,
     bool pushed = point->add_rsp || trace->pushed;
 
     trace->points++;
+    trace->left |= !is_canonical(regs->rip);
     if (trace->at + 1 < trace->count &&
         !is_step(&trace->step[trace->at], &step, pushed)) {
         trace->at++;
@@ -474,8 +481,10 @@ static void check_precise(struct trace *trace)
     set_alarm(TIMEOUT);
     trace->at = 0;
     b->t.entries_left = 1 + 1000 * trace->count;
-    trace->lost = trace->pushed = false;
+    trace->lost = trace->left = trace->pushed = false;
     run_translated(b);
+    if (trace->left)
+        return;
     if (!trace->lost)
         what = trace->at + 1 < trace->count ? "numbers of states" : other(b);
     if (what)
