@@ -254,11 +254,12 @@ bench: $(patsubst tests/bench/%.c,$B/bench/%,$(BENCH_SRC)) $B/guest.elf ## Run t
 LINT_SRC = $(shell git ls-files '*.c' '*.h')
 lint: ## clang-format, clang-tidy, cppcheck, shellcheck
 	clang-format --dry-run -Werror $(LINT_SRC)
-	cppcheck --quiet --error-exitcode=1 --std=c17 --inline-suppr \
+	cppcheck -j $$(nproc) --quiet --error-exitcode=1 --std=c17 --inline-suppr \
 	    --suppress=syntaxError:workloads/api.h --suppress=ctuuninitvar \
 	    --enable=warning,portability -I. -D__x86_64__ $(filter-out %.h,$(LINT_SRC))
-	clang-tidy --quiet --warnings-as-errors='*' $(LINT_HOSTED) -- -std=gnu17 \
-	    -D_GNU_SOURCE -I. $(PKG_CFLAGS) -DMEMVIRT_ROOT='""' -DMEMVIRT_BUILD='""'
+	printf '%s\n' $(LINT_HOSTED) | xargs -P $$(nproc) -I {} clang-tidy --quiet \
+	    --warnings-as-errors='*' {} -- -std=gnu17 -D_GNU_SOURCE -I. $(PKG_CFLAGS) \
+	    -DMEMVIRT_ROOT='""' -DMEMVIRT_BUILD='""'
 	shellcheck -x $(shell git ls-files '*.sh' scripts/setup scripts/lab/lab)
 LINT_HOSTED = $(HOSTED_SRC) $(WL_SRC) $(COMPUTE_SRC)
 
