@@ -76,10 +76,12 @@ $(WL_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(WL_CFLAGS) -c -o $@ $<
 
-# The same of what the guest's kernel runs.
+# The same of what the guest's kernel runs, in the same places of cache lines.
+COMPUTE_CFLAGS = -mgeneral-regs-only -falign-functions=64
+
 $(COMPUTE_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(call Q,CC)$(CC) $(WL_CFLAGS) -mgeneral-regs-only -c -o $@ $<
+	$(call Q,CC)$(CC) $(WL_CFLAGS) $(COMPUTE_CFLAGS) -c -o $@ $<
 
 # The model's loops run a hundred million times a second.
 $(call obj,model/machine.c): HOST_CFLAGS += -O3
