@@ -237,6 +237,7 @@ $B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(HOSTED_A
 	    -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
 
 $B/fuzz/direct: tests/direct_oracle.c
+$B/fuzz/bt: tests/bt_check.c
 
 FUZZ_SECONDS ?= 60
 fuzz: $(patsubst tests/fuzz/fuzz_%.c,$B/fuzz/%,$(FUZZ_SRC)) ## Fuzz each target for FUZZ_SECONDS (60)
@@ -249,6 +250,8 @@ fuzz: $(patsubst tests/fuzz/fuzz_%.c,$B/fuzz/%,$(FUZZ_SRC)) ## Fuzz each target 
 $B/bench/%: tests/bench/%.c $(LIB_OBJ) $(WL_OBJ) $(COMPUTE_OBJ) $(TRACED_OBJ)
 	@mkdir -p $(@D)
 	$(call Q,LD)$(CC) $(HOST_CFLAGS) -pie -pthread -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
+
+$B/bench/bt: tests/bt_run.c
 
 bench: $(patsubst tests/bench/%.c,$B/bench/%,$(BENCH_SRC)) $B/guest.elf ## Run the benchmarks
 	@for bench in $(filter $B/bench/%,$^); do echo "== $${bench##*/}"; $$bench || exit 1; done
