@@ -28,6 +28,8 @@
 #define BT_POPF       0x2000  /* struct bt_popf, read */
 #define BT_TABLE      0x80000 /* uint64_t[BT_TABLE_SIZE], read */
 #define BT_TABLE_SIZE 65536
+#define BT_LOG        0x100000 /* of a trace: uint64_t[], read and write */
+#define BT_LOG_END    0x1ff000 /* a page that nobody at CPL 3 can write */
 #define BT_CODE       0x200000 /* read and execute */
 #define BT_CODE_MAX   0x200000
 #define BT_AREA       0x400000
@@ -38,6 +40,7 @@
 
 struct bt_state {
     uint64_t spill[16]; /* by register number, RAX 0 .. R15 15 */
+    uint64_t log;       /* the address of the next word (bt/trace.h) */
 };
 
 /* Written by CLI, STI and POPF in line. Whoever wants to know when the guest
