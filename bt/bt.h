@@ -2,9 +2,9 @@
  * The binary translator: code of a guest kernel becomes code that does the
  * same at CPL 3, as VMware's did (Adams and Agesen, ASPLOS 2006, section 3).
  * Most instructions are copied; addresses relative to RIP and branches are
- * rewritten; CLI, STI, PUSHF and POPF work on a virtual flag in line; what
- * needs the monitor becomes a call-out. Blocks are chained as soon as both
- * ends are translated; indirect branches and returns go through a table
+ * rewritten; CLI, STI, PUSHF, POPF and most IRETs work on a virtual flag in
+ * line; what needs the monitor becomes a call-out. Blocks are chained as soon
+ * as both ends are translated; indirect branches and returns go through a table
  * (bt/cache.h).
  *
  * Hosted: it decodes with Zydis, and runs in the VMM's process. One
@@ -37,7 +37,7 @@ struct bt_config {
 enum bt_class {
     BT_IDENTITY,
     BT_RIP_RELATIVE,
-    BT_IN_LINE, /* CLI, STI, PUSHF, POPF */
+    BT_IN_LINE, /* CLI, STI, PUSHF, POPF, IRET */
     BT_JUMP,
     BT_CONDITIONAL,
     BT_CALL,

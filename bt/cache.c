@@ -1,6 +1,7 @@
 #include "bt/cache.h"
 
 #define BRANCH_SPILLS 7 /* RAX, RCX, RDX */
+#define REG_BP        5
 
 struct bt_block *bt_find(struct bt_cache *cache, uint64_t gva)
 {
@@ -11,11 +12,17 @@ struct bt_block *bt_find(struct bt_cache *cache, uint64_t gva)
     return next ? &cache->block[next - 1] : NULL;
 }
 
-/* The last block whose code begins at or before `code`. */
+static bool is_in(const struct bt_block *block, uint32_t code)
+{
+    return code >= block->code && code < block->code_end;
+}
+
 static struct bt_block *block_at(struct bt_cache *cache, uint32_t code)
 {
     uint32_t low = 0, high = cache->blocks;
 
+    if (cache->recent < high && is_in(&cache->block[cache->recent], code))
+        return &cache->block[cache->recent];
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
 
@@ -24,9 +31,9 @@ static struct bt_block *block_at(struct bt_cache *cache, uint32_t code)
         else
             high = middle;
     }
-    if (low == high || code < cache->block[low].code ||
-        code >= cache->block[low].code_end)
+    if (low == high || !is_in(&cache->block[low], code))
         return NULL;
+    cache->recent = low;
     return &cache->block[low];
 }
 
@@ -61,8 +68,50 @@ static uint64_t rip_of(const struct bt_cache *cache,
     return block->gva + record->guest;
 }
 
+static uint64_t undo_branch(enum bt_branch branch, const struct bt_state *state,
+                            uint64_t rsp)
+{
+    switch (branch) {
+    case BT_BRANCH_PUSHED:
+        return 8;
+    case BT_BRANCH_POPPED:
+        return (uint64_t)-8;
+    case BT_BRANCH_SAVED:
+        return state->spill[REG_BP] - rsp;
+    default:
+        return 0;
+    }
+}
+
+static bool is_canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+/* The branch is where RDX says. */
+static void missed(struct bt_cache *cache, const struct bt_state *state,
+                   const struct bt_registers *regs, struct bt_point *point)
+{
+    uint32_t code = (uint32_t)(regs->rdx - (cache->va + BT_CODE));
+    const struct bt_record *record;
+    struct bt_block *block;
+
+    point->rip = regs->rcx;
+    point->kind = BT_MISS;
+    point->restored = BRANCH_SPILLS;
+    block = bt_contains(cache, regs->rdx) ? block_at(cache, code) : NULL;
+    if (is_canonical(regs->rcx) || !block)
+        return;
+    record = record_at(cache, block, code - block->code);
+    point->rip = block->gva + record->guest;
+    point->kind = BT_INSTRUCTION;
+    point->add_rsp = undo_branch(record->exit, state, regs->rsp);
+    point->block = block;
+}
+
 bool bt_recover(struct bt_cache *cache, const struct bt_state *state,
-                uint64_t address, uint64_t rcx, struct bt_point *point)
+                uint64_t address, const struct bt_registers *regs,
+                struct bt_point *point)
 {
     uint32_t code = (uint32_t)(address - (cache->va + BT_CODE));
     const struct bt_record *record;
@@ -72,9 +121,7 @@ bool bt_recover(struct bt_cache *cache, const struct bt_state *state,
     if (!bt_contains(cache, address))
         return false;
     if (code == BT_MISS_CODE) {
-        point->rip = rcx;
-        point->kind = BT_MISS;
-        point->restored = BRANCH_SPILLS;
+        missed(cache, state, regs, point);
         return true;
     }
     block = block_at(cache, code);
@@ -82,10 +129,12 @@ bool bt_recover(struct bt_cache *cache, const struct bt_state *state,
         return false;
     code -= block->code;
     record = record_at(cache, block, code);
-    point->rip = rip_of(cache, block, record, rcx);
+    point->rip = rip_of(cache, block, record, regs->rcx);
     point->kind = record->kind;
     point->restored = record->spilled;
-    point->add_rsp = record->flags & BT_PUSHED ? 8 : 0;
+    point->add_rsp = record->flags & BT_PUSHED   ? 8
+                     : record->flags & BT_POPPED ? (uint64_t)-16
+                                                 : 0;
     point->block = block;
     point->start = record->flags & BT_START && record->code == code;
     return true;

@@ -11,7 +11,8 @@
  * an interrupt can be taken wherever it comes.
  *
  * An indirect branch looks up its target's low 16 bits in BT_TABLE and goes to
- * a landing, which compares the whole target (in RCX) with its own.
+ * a landing, which compares the whole target (in RCX) with its own; RDX says
+ * which branch it was.
  */
 #ifndef BT_CACHE_H
 #define BT_CACHE_H
@@ -40,7 +41,9 @@
 
 struct bt_state {
     uint64_t spill[16]; /* by register number, RAX 0 .. R15 15 */
-    uint64_t log;       /* the address of the next word (bt/trace.h) */
+    /* -CS and -SS: an IRET to the same ones is done in line. */
+    uint64_t minus_cs, minus_ss;
+    uint64_t log; /* the address of the next word (bt/trace.h) */
 };
 
 /* Written by CLI, STI and POPF in line. Whoever wants to know when the guest
@@ -50,10 +53,11 @@ struct bt_flags {
     uint8_t others;     /* IOPL and NT, RFLAGS >> 8 */
 };
 
-/* By bits 8 to 15 of the flags that POPF loads. */
+/* By bits 8 to 15 of the flags that POPF and IRET load. */
 struct bt_popf {
     uint8_t slow[256];       /* nonzero: TF, IOPL or NT, the monitor's */
     uint8_t interrupts[256]; /* for bt_flags */
+    uint8_t slow_iret[256];  /* by bits 16 to 23: nonzero but for RF */
 };
 
 /* ---- What is known of it: supervisor pages, or a process's ------------- */
@@ -75,6 +79,15 @@ enum bt_record_flags {
     BT_RIP_GVA = 1 << 2,  /* the same, less the address of the block */
     BT_RIP_EXIT = 1 << 3, /* the branch is done: RIP is a bt_exit's target */
     BT_PUSHED = 1 << 4,   /* RSP is 8 too low */
+    BT_POPPED = 1 << 5,   /* RSP is 16 too high */
+};
+
+/* What an indirect branch did to RSP. */
+enum bt_branch {
+    BT_BRANCH_NOTHING,
+    BT_BRANCH_PUSHED,
+    BT_BRANCH_POPPED,
+    BT_BRANCH_SAVED, /* what it was is in RBP's place */
 };
 
 /* From `code` to the next record's. */
@@ -84,7 +97,8 @@ struct bt_record {
     uint16_t spilled; /* registers whose value is in bt_state */
     uint8_t kind : 2; /* enum bt_kind */
     uint8_t flags : 6;
-    uint8_t exit; /* of the block's, with BT_RIP_EXIT */
+    uint8_t exit; /* of the block's, with BT_RIP_EXIT; with BT_RIP_RCX of a
+                     branch enum bt_branch */
 };
 
 struct bt_block {
@@ -112,6 +126,7 @@ struct bt_cache {
     uint64_t va; /* of the area, where translated code runs */
     uint32_t blocks, records, exits;
     uint32_t code_bytes;                  /* used */
+    uint32_t recent;                      /* block that was recovered last */
     uint64_t lookups, hits;               /* of bt_resume */
     uint32_t hash[BT_HASH];               /* by bt_hash: block + 1 */
     struct bt_block block[BT_BLOCKS_MAX]; /* in the order of their code */
@@ -139,10 +154,18 @@ struct bt_point {
     bool start; /* where the translation of the instruction begins */
 };
 
+/* Real registers that it depends on. */
+struct bt_registers {
+    uint64_t rcx, rdx, rsp;
+};
+
 /* `address` is translated code's: where a trap came, before the instruction
- * there, whose RCX is given. False when there is no such code. */
+ * there. False when there is no such code. An indirect branch to an address
+ * that isn't canonical (of 48 bits) is seen before it, as an instruction that
+ * raises #GP. */
 bool bt_recover(struct bt_cache *cache, const struct bt_state *state,
-                uint64_t address, uint64_t rcx, struct bt_point *point);
+                uint64_t address, const struct bt_registers *regs,
+                struct bt_point *point);
 
 static inline bool bt_contains(const struct bt_cache *cache, uint64_t address)
 {

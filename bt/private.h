@@ -11,9 +11,9 @@ enum { REG_AX, REG_CX, REG_DX, REG_BX, REG_SP, REG_BP, REG_SI, REG_DI };
 /* A block ends after so many instructions; the code, records and exits that
  * one can need. */
 #define BLOCK_INSTRUCTIONS 48
-#define INSTRUCTION_CODE   96
+#define INSTRUCTION_CODE   192
 #define LOG_CODE           192 /* and with a trace */
-#define BLOCK_RECORDS      ((BLOCK_INSTRUCTIONS + 2) * 14)
+#define BLOCK_RECORDS      ((BLOCK_INSTRUCTIONS + 2) * 14 + 16)
 #define BLOCK_EXITS        (BLOCK_INSTRUCTIONS + 2)
 
 #define NONE UINT32_MAX

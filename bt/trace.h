@@ -34,6 +34,11 @@ enum bt_log_word {
 #define BT_LOG_CALL       (1ull << 33)
 #define BT_LOG_STOP_WORDS 4
 
+static inline uint64_t bt_log_word(enum bt_log_word kind, uint64_t argument)
+{
+    return (uint64_t)kind << EVENT_SHIFT | (argument & EVENT_ARGUMENT);
+}
+
 struct bt_trace_config {
     bool fetches;
     /* Takes whole events, at least until it returns. */

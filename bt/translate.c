@@ -9,6 +9,9 @@
 #define OTHERS         (BT_FLAGS + offsetof(struct bt_flags, others))
 #define POPF_SLOW      (BT_POPF + offsetof(struct bt_popf, slow))
 #define POPF_INTERRUPT (BT_POPF + offsetof(struct bt_popf, interrupts))
+#define IRET_SLOW      (BT_POPF + offsetof(struct bt_popf, slow_iret))
+#define MINUS_CS       (BT_STATE + offsetof(struct bt_state, minus_cs))
+#define MINUS_SS       (BT_STATE + offsetof(struct bt_state, minus_ss))
 
 /* ---- Glue -------------------------------------------------------------- */
 
@@ -182,26 +185,35 @@ static void spill_for_branch(struct unit *u)
     spill(u, REG_DX);
 }
 
-/* To the target in RCX, the three registers spilled. */
-static void branch_by_table(struct unit *u)
+/* To the target in RCX, the three registers spilled. RDX is the address behind
+ * the LEA. */
+static void branch_by_table(struct unit *u, enum bt_branch branch)
 {
+    struct bt_cache *cache = u->bt->cache;
+    uint32_t here;
+
     record(u, BT_INSTRUCTION, BT_RIP_RCX, BRANCH_SPILLS);
-    PUT(u, 0x48, 0x8d, 0x15); /* lea TABLE(%rip), %rdx */
-    put_area(u, BT_TABLE, 0);
+    cache->record[cache->records - 1].exit = branch;
+    PUT(u, 0x48, 0x8d, 0x15, 0, 0, 0, 0); /* lea 0(%rip), %rdx */
+    here = u->at;
     PUT(u, 0x0f, 0xb7, 0xc1); /* movzwl %cx, %eax */
-    PUT(u, 0xff, 0x24, 0xc2); /* jmp *(%rdx,%rax,8) */
+    PUT(u, 0xff, 0xa4, 0xc2); /* jmp *TABLE-here(%rdx,%rax,8) */
+    put32(u, BT_TABLE - (BT_CODE + here));
     u->ended = true;
 }
 
 static void translate_return(struct unit *u)
 {
+    enum bt_branch branch = BT_BRANCH_POPPED;
     uint32_t release = 8;
 
     count_class(u, BT_RETURN);
     record(u, BT_INSTRUCTION, BT_START, 0);
     spill_for_branch(u);
     if (u->insn.opcode == 0xc2) {
+        branch = BT_BRANCH_SAVED;
         release += (uint16_t)u->insn.raw.imm[0].value.u;
+        spill_as(u, REG_SP, REG_BP);
         PUT(u, 0x48, 0x8b, 0x0c, 0x24); /* mov (%rsp), %rcx */
         record(u, BT_INSTRUCTION, 0, BRANCH_SPILLS);
         PUT(u, 0x48, 0x8d, 0xa4, 0x24); /* lea release(%rsp), %rsp */
@@ -209,7 +221,7 @@ static void translate_return(struct unit *u)
     } else {
         PUT(u, 0x59); /* pop %rcx */
     }
-    branch_by_table(u);
+    branch_by_table(u, branch);
 }
 
 static void translate_indirect(struct unit *u)
@@ -217,6 +229,7 @@ static void translate_indirect(struct unit *u)
     bool relative = is_relative(u);
     bool based =
         relative && u->insn.address_width == 64 && !fits_32(relative_target(u));
+    bool call = u->insn.raw.modrm.reg == 2;
     struct code code;
 
     count_class(u, BT_INDIRECT);
@@ -229,7 +242,7 @@ static void translate_indirect(struct unit *u)
     encode_load_target(&u->insn, u->bytes, based,
                        relative ? relative_target(u) : 0, &code);
     put(u, code.bytes, code.count);
-    if (u->insn.raw.modrm.reg == 2) {
+    if (call) {
         record(u, BT_INSTRUCTION, 0, BRANCH_SPILLS);
         if (fits_32(next_gva(u))) {
             PUT(u, 0x68);
@@ -239,7 +252,7 @@ static void translate_indirect(struct unit *u)
             PUT(u, 0x50);
         }
     }
-    branch_by_table(u);
+    branch_by_table(u, call ? BT_BRANCH_PUSHED : BT_BRANCH_NOTHING);
 }
 
 /* ---- In line ----------------------------------------------------------- */
@@ -317,6 +330,59 @@ static void translate_popf(struct unit *u)
     PUT(u, 0x9d);
 }
 
+/* A HLT unless the selector at `offset` from RSP is the one at `area`. */
+static void slow_unless_same(struct unit *u, uint8_t offset, uint32_t area)
+{
+    PUT(u, 0x48, 0x8b, 0x4c, 0x24, offset); /* mov offset(%rsp), %rcx */
+    PUT(u, 0x48, 0x8b, 0x15);               /* mov area(%rip), %rdx */
+    put_area(u, area, 0);
+    PUT(u, 0x48, 0x8d, 0x0c, 0x11); /* lea (%rcx,%rdx), %rcx */
+    slow_unless_zero(u, BRANCH_SPILLS);
+}
+
+/* A HLT unless the table at `area` has 0 for the byte at `offset` from RSP. */
+static void slow_by_table(struct unit *u, uint8_t offset, uint32_t area)
+{
+    PUT(u, 0x0f, 0xb6, 0x44, 0x24, offset); /* movzbl offset(%rsp), %eax */
+    PUT(u, 0x48, 0x8d, 0x15);               /* lea area(%rip), %rdx */
+    put_area(u, area, 0);
+    PUT(u, 0x0f, 0xb6, 0x0c, 0x02); /* movzbl (%rdx,%rax), %ecx */
+    slow_unless_zero(u, BRANCH_SPILLS);
+}
+
+/* One to the CS and SS in use, without what POPF leaves to the monitor: the
+ * kernel's own, from an interrupt or a fault of its. Their descriptors are not
+ * read again. The virtual IF comes first, as with POPF; RF is lost. */
+static void translate_iret(struct unit *u)
+{
+    count_class(u, BT_IN_LINE);
+    record(u, BT_INSTRUCTION, BT_START, 0);
+    spill_for_branch(u);
+    spill_as(u, REG_SP, REG_BP);
+    record(u, BT_INSTRUCTION, 0, BRANCH_SPILLS);
+    slow_unless_same(u, 8, MINUS_CS);
+    slow_unless_same(u, 32, MINUS_SS);
+    PUT(u, 0x0f, 0xb6, 0x0d); /* movzbl OTHERS(%rip), %ecx */
+    put_area(u, OTHERS, 0);
+    slow_unless_zero(u, BRANCH_SPILLS);
+    slow_by_table(u, 18, IRET_SLOW);
+    slow_by_table(u, 17, POPF_SLOW);
+    PUT(u, 0x48, 0x8b, 0x54, 0x24, 24); /* mov 24(%rsp), %rdx */
+    spill_as(u, REG_DX, REG_SP);
+    PUT(u, 0x48, 0x8b, 0x0c, 0x24); /* mov (%rsp), %rcx */
+    PUT(u, 0x48, 0x8d, 0x15);       /* lea INTERRUPT(%rip), %rdx */
+    put_area(u, POPF_INTERRUPT, 0);
+    PUT(u, 0x8a, 0x04, 0x02); /* mov (%rdx,%rax), %al */
+    PUT(u, 0x88, 0x05);       /* mov %al, INTERRUPTS(%rip) */
+    put_area(u, INTERRUPTS, 0);
+    PUT(u, 0x48, 0x8d, 0x64, 0x24, 16); /* lea 16(%rsp), %rsp */
+    record(u, BT_INSTRUCTION, BT_POPPED, BRANCH_SPILLS);
+    PUT(u, 0x9d);
+    record(u, BT_INSTRUCTION, BT_RIP_RCX, BRANCH_SPILLS | 1u << REG_SP);
+    unspill(u, REG_SP);
+    branch_by_table(u, BT_BRANCH_SAVED);
+}
+
 /* ---- Which is which ---------------------------------------------------- */
 
 static bool is_map(const struct unit *u, ZydisOpcodeMap map)
@@ -367,6 +433,9 @@ static bool translate_in_line(struct unit *u)
         translate_pushf(u);
     else if (u->insn.opcode == 0x9d && u->insn.operand_width == 64)
         translate_popf(u);
+    else if (u->insn.opcode == 0xcf && u->insn.operand_width == 64 &&
+             !u->bt->config.trace)
+        translate_iret(u);
     else
         return false;
     return true;
@@ -539,15 +608,15 @@ static void translate_stubs(struct unit *u)
     }
 }
 
-/* RCX += value; RDX may go. */
+/* RCX += value; RAX may go. */
 static void add_rcx(struct unit *u, uint64_t value)
 {
     if (fits_32(value)) {
         PUT(u, 0x48, 0x8d, 0x89);
         put32(u, value);
     } else {
-        load_constant(u, REG_DX, value);
-        PUT(u, 0x48, 0x8d, 0x0c, 0x11);
+        load_constant(u, REG_AX, value);
+        PUT(u, 0x48, 0x8d, 0x0c, 0x01);
     }
 }
 
@@ -686,6 +755,7 @@ static void fill_popf(struct bt_popf *popf)
     for (unsigned i = 0; i < 256; i++) {
         popf->slow[i] = (i & 0x71) != 0; /* TF, IOPL, NT */
         popf->interrupts[i] = i & 2;
+        popf->slow_iret[i] = i > 1;
     }
 }
 

@@ -140,10 +140,16 @@ static inline void record_done(struct unit *u, unsigned spilled)
     u->guest = guest;
 }
 
-static inline void spill(struct unit *u, unsigned reg)
+/* Into the place of `as`. */
+static inline void spill_as(struct unit *u, unsigned reg, unsigned as)
 {
     PUT(u, 0x48, 0x89, (uint8_t)(reg << 3 | 5));
-    put_area(u, BT_STATE + 8 * reg, 0);
+    put_area(u, BT_STATE + 8 * as, 0);
+}
+
+static inline void spill(struct unit *u, unsigned reg)
+{
+    spill_as(u, reg, reg);
 }
 
 static inline void unspill(struct unit *u, unsigned reg)

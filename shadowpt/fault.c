@@ -322,6 +322,11 @@ bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
     return true;
 }
 
+uint64_t shadow_epoch(const struct shadow *s)
+{
+    return s->epoch;
+}
+
 /* ---- Poison ------------------------------------------------------------ */
 
 /* Has another CPU, or this one too, lifted it? */

@@ -109,6 +109,7 @@ struct shadow {
     uint32_t pages, free, current; /* current: of root[], or NONE */
     uint32_t root_top;             /* slots from here on were never used */
     uint64_t clock;
+    uint64_t epoch; /* entries written */
     uint32_t free_head, orphan_head, unsync_head;
     uint32_t page_mask, entry_mask; /* of the bucket arrays */
     uint64_t *entries;              /* the shadow tables */
@@ -187,6 +188,7 @@ static inline void owe_flush(struct shadow *s, uint32_t role)
 /* Other CPUs walk the tables meanwhile. */
 static inline void entry_write(struct shadow *s, uint32_t entry, uint64_t value)
 {
+    s->epoch++;
     __atomic_store_n(&s->entries[entry], value, __ATOMIC_RELEASE);
 }
 

@@ -194,6 +194,10 @@ enum shadow_outcome shadow_fault(struct shadow *s, uint32_t error,
 bool shadow_lookup(const struct shadow *s, uint64_t va, enum mmu_access access,
                    uint64_t *pa);
 
+/* Changes with every entry: what shadow_lookup said holds as long as this and
+ * shadow_root stay the same. */
+uint64_t shadow_epoch(const struct shadow *s);
+
 /* Somebody writes to a table in a way the caller can't emulate: it is none
  * any longer, until a walk comes through it again. False when a CPU's root
  * shadows it: that one can't be given up. */

@@ -51,12 +51,24 @@ static void usage_errors(void)
     says(2, "expected '-- run", "lab");
     says(2, "not svm or vmx", "lab --machine arm -- run -w cpuid");
     says(2, "no list of", "list flavours");
+    says(2, "--bt-adaptive: 'maybe' is not on or off",
+         "run -t bt --bt-adaptive maybe");
+    says(2, "--bt-adaptive: the list is too long",
+         "run -t bt --bt-adaptive on,off,on");
+    says(2, "--assist: 'maybe' is not on or off", "run -t bt --assist maybe");
+    says(2, "not from 16K to 2M", "run -t bt --bt-cache 4K");
+    says(2, "not from 16K to 2M", "run -t bt --bt-cache 4M");
+    says(2, "is not a size", "run -t bt --bt-cache small");
+    says(1, "the model has no technique 'bt'", "model -t bt");
+    says(2, "unexpected 'x'", "published x");
+    says(2, "unexpected 'y'", "published --nanobenchmarks x y");
+    says(1, "/nonexistent", "published --nanobenchmarks /nonexistent");
 }
 
 static void help_has_examples(void)
 {
-    static const char *const commands[] = {"run",    "lab",     "list", "kvm",
-                                           "doctor", "figures", "walk"};
+    static const char *const commands[] = {
+        "run", "lab", "list", "kvm", "published", "doctor", "figures", "walk"};
 
     for (unsigned i = 0; i < sizeof commands / sizeof commands[0]; i++) {
         char arguments[64];
@@ -348,7 +360,9 @@ static void interrupted(void)
 static void reading_commands(void)
 {
     says(0, "shadow", "list techniques");
+    says(0, "guest kernel translated", "list techniques");
     says(0, "gups", "list workloads");
+    says(0, "kindirect", "list workloads");
     says(0, "/dev/kvm", "doctor");
     says(0, "\"findings\"", "doctor --json");
     says(1, "cannot", "figures /nonexistent");

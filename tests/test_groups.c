@@ -1,6 +1,7 @@
 /* Result folders brought together, from synthetic records, and the table that
  * is printed of them. */
 #include "harness/groups.h"
+#include "harness/nano_published.h"
 #include "harness/results.h"
 #include "harness/summary.h"
 #include "tests/test.h"
@@ -464,7 +465,118 @@ static void table_of_nothing(void)
     free(text);
 }
 
-TEST_SUITE(groups, {"repetitions and ratios", repetitions},
+/* ---- The software VMM's choices ----------------------------------------- */
+
+static void add_choice(struct folder *f, enum technique technique,
+                       const char *workload, const char *adaptive,
+                       uint64_t cache, uint64_t cost)
+{
+    struct run_spec spec = {
+        .technique = technique, .platform = PLATFORM_LAB_SVM, .vcpus = 1};
+    struct run_record record = {
+        .status = RUN_OK,
+        .bt_cache_bytes = {cache != 0, cache},
+        .phase_count = 1,
+        .phases = {{.phase = WL_STEADY,
+                    .operations = 10,
+                    .wall_ns = {true, 10 * cost}}},
+    };
+    struct why why;
+
+    snprintf(spec.workload, sizeof spec.workload, "%s", workload);
+    snprintf(record.bt_adaptive, sizeof record.bt_adaptive, "%s", adaptive);
+    if (technique == TECH_BT)
+        strcpy(record.shadow_policy, "unsync");
+    CU_ASSERT_EQUAL(results_add(f->results, &spec, &record, &why), 0);
+}
+
+/* Runs that differ in a choice are no repetitions. */
+static void choices_apart(void)
+{
+    struct folder f = folder_open();
+    char text[GROUP_TECHNIQUE_MAX];
+    struct groups groups;
+
+    add_choice(&f, TECH_BT, "in", "on", 2 << 20, 1);
+    add_choice(&f, TECH_BT, "in", "off", 2 << 20, 2);
+    add_choice(&f, TECH_BT, "in", "on", 1 << 20, 3);
+    add_choice(&f, TECH_BT, "in", "on", 2 << 20, 5);
+    groups = folder_read(&f);
+    CU_ASSERT_EQUAL_FATAL(groups.count, 3);
+    CU_ASSERT_EQUAL(groups.groups[0].runs, 2);
+    CU_ASSERT_EQUAL(groups.groups[0].cost.value, 3);
+    CU_ASSERT_EQUAL(groups.groups[2].bt_cache_bytes, 1 << 20);
+    group_technique(&groups.groups[0], text, sizeof text);
+    CU_ASSERT_STRING_EQUAL(text, "bt unsync");
+    group_technique(&groups.groups[1], text, sizeof text);
+    CU_ASSERT_STRING_EQUAL(text, "bt unsync, adaptive off");
+    folder_close(&f, &groups);
+}
+
+static char *print_nanos(const struct groups *groups)
+{
+    char *text = NULL;
+    size_t bytes;
+    FILE *to = open_memstream(&text, &bytes);
+
+    if (!to)
+        abort();
+    nano_published_print(groups, to);
+    fclose(to);
+    return text;
+}
+
+/* The line of a nanobenchmark, blanks made one, ends in `expected`. */
+static void nano_says(const char *text, const char *workload,
+                      const char *expected)
+{
+    char name[32], line[256] = "";
+    const char *at;
+    size_t end = 0;
+
+    snprintf(name, sizeof name, "\n  %s ", workload);
+    at = strstr(text, name);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(at);
+    for (at++; *at && *at != '\n' && end < sizeof line - 1; at++)
+        if (*at != ' ' || (end && line[end - 1] != ' '))
+            line[end++] = *at;
+    CU_ASSERT_STRING_EQUAL(line, expected);
+}
+
+static void nanos_beside_the_published(void)
+{
+    struct folder f = folder_open();
+    struct groups groups;
+    char *text;
+
+    add_choice(&f, TECH_NATIVE, "in", "", 0, 3);
+    add_choice(&f, TECH_BT, "in", "on", 1 << 20, 500);
+    add_choice(&f, TECH_SHADOW, "in", "", 0, 3000);
+    add_choice(&f, TECH_NESTED, "in", "", 0, 3100);
+    add_choice(&f, TECH_BT, "divzero", "on", 1 << 20, 64);
+    add_choice(&f, TECH_SHADOW, "divzero", "", 0, 65);
+    add_choice(&f, TECH_BT, "callret", "on", 1 << 20, 400);
+    add_choice(&f, TECH_SHADOW, "callret", "", 0, 401);
+    add_choice(&f, TECH_SHADOW, "ptemod", "", 0, 12);
+    groups = folder_read(&f);
+    text = print_nanos(&groups);
+    nano_says(text, "in",
+              "in 3209 214 M 15826 cheaper | 3.0 500 3000 3100 cheaper yes");
+    nano_says(text, "divzero",
+              "divzero 889 3223 1014 dearer | - 64.0 65.0 - cheaper no");
+    nano_says(text, "callret",
+              "callret 11 51 11 dearer | - 400 401 - equal no");
+    nano_says(text, "ptemod", "ptemod 1 391 12733 cheaper | - - 12.0 - - -");
+    nano_says(text, "syscall",
+              "syscall 242 M 2308 M as native dearer | - - - - - -");
+    free(text);
+    folder_close(&f, &groups);
+}
+
+TEST_SUITE(groups, {"choices apart", choices_apart},
+           {"nanobenchmarks beside the published ones",
+            nanos_beside_the_published},
+           {"repetitions and ratios", repetitions},
            {"no ratio across platforms", no_ratio_across_platforms},
            {"no number without a measurement", unmeasured},
            {"failed runs are counted", failures},

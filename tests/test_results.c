@@ -239,6 +239,8 @@ static void check_steady(const struct sheet *runs, unsigned row)
         {"costs", ""},
         {"assist", ""},
         {"shadow_roots", ""},
+        {"bt_adaptive", ""},
+        {"bt_cache_bytes", ""},
     };
 
     CU_ASSERT_EQUAL(runs->columns, sizeof expected / sizeof expected[0]);
@@ -426,7 +428,7 @@ static void check_whole(const char *folder, unsigned least, unsigned most)
     struct sheet *counters = sheet_of(folder, "counters.csv");
 
     CU_ASSERT(runs->rows > least && runs->rows <= most + 1);
-    CU_ASSERT_EQUAL(runs->columns, 27);
+    CU_ASSERT_EQUAL(runs->columns, 29);
     CU_ASSERT_EQUAL(exits->columns, 6);
     CU_ASSERT_EQUAL(counters->columns, 6);
     /* Each second row of runs.csv has two exits and one counter. */

@@ -29,6 +29,8 @@ static struct run_spec any_spec(void)
         .rep = 3,
         .time_limit_s = 120,
         .pcid = true,
+        .no_adaptive = true,
+        .bt_cache_bytes = 65536,
         .cpu = "core:0",
         .numa = "0-1",
         .image = "/a \"quoted\" \\ path/\xc3\xa9.elf",
@@ -44,6 +46,8 @@ static struct run_record any_record(void)
         .started_at = "2024-01-01T00:00:00Z",
         .kvm = "kvm_amd",
         .mmu = "nested",
+        .bt_adaptive = "off",
+        .bt_cache_bytes = {true, 65536},
         .guest_page_bytes = {true, 4096},
         .phase_count = 2,
         .phases = {{.phase = WL_FIRST_TOUCH,
@@ -88,6 +92,8 @@ static void specs(void)
     CU_ASSERT_EQUAL(read.vcpus, 4);
     CU_ASSERT_EQUAL(read.rep, 3);
     CU_ASSERT(read.pcid);
+    CU_ASSERT(read.no_adaptive);
+    CU_ASSERT_EQUAL(read.bt_cache_bytes, 65536);
     CU_ASSERT_STRING_EQUAL(read.workload, spec.workload);
     CU_ASSERT_STRING_EQUAL(read.image, spec.image);
     again = run_spec_to_json(&read);
@@ -133,6 +139,8 @@ static void records(void)
     CU_ASSERT_STRING_EQUAL(read.message, record.message);
     CU_ASSERT_EQUAL(read.guest_page_bytes.value, 4096);
     CU_ASSERT(!read.host_page_bytes.known);
+    CU_ASSERT_STRING_EQUAL(read.bt_adaptive, "off");
+    CU_ASSERT_EQUAL(read.bt_cache_bytes.value, 65536);
     CU_ASSERT_EQUAL_FATAL(read.phase_count, 2);
     phases_equal(&record.phases[0], &read.phases[0]);
     phases_equal(&record.phases[1], &read.phases[1]);
@@ -342,6 +350,8 @@ static void bad_values(void)
     refuses_value("rep", json_integer(INT64_MAX));
     refuses_value("time_limit_s", json_integer(1ll << 40));
     refuses_value("pcid", json_string("true"));
+    refuses_value("bt_cache_bytes", json_integer(-1));
+    refuses_value("bt_cache_bytes", json_integer(1 << 30));
 }
 
 /* Which of the two would hold? */

@@ -5,6 +5,7 @@
 #include "vmm/decode.h"
 #include "vmm/monitor/monitor.h"
 #include "vmm/patch.h"
+#include "vmm/recorder.h"
 #include "vmm/vm_private.h"
 
 #include <cpuid.h>
@@ -44,6 +45,8 @@ struct software {
     struct mon *mon; /* the monitor's; ours with assist off */
     struct mon own;
     struct bt *bt[MON_CPUS_MAX]; /* translate: of each vCPU */
+    struct bt *user_bt;          /* and of user code, with a trace */
+    struct recorder *recorder;
     struct bt_stats bt_total;
 };
 
@@ -130,9 +133,23 @@ static void map_area(struct software *sw, unsigned id)
     pt[BT_POPF / PAGE_4K] = (pa + BT_POPF) | data;
     for (uint64_t at = 0; at < BT_TABLE_SIZE * 8; at += PAGE_4K)
         pt[(BT_TABLE + at) / PAGE_4K] = (pa + BT_TABLE + at) | data;
+    for (uint64_t at = BT_LOG; sw->config.trace && at < BT_LOG_END;
+         at += PAGE_4K)
+        pt[at / PAGE_4K] = (pa + at) | data | PTE_RW;
 }
 
-/* Only the kernel's roots have them: user code sees no more than before. */
+/* User code's translations share the state, and so the log, of the kernel's. */
+static void map_user_area(struct software *sw)
+{
+    unsigned user = sw->config.cpus;
+    uint64_t *pt = table(sw, TABLE_AREA_PT + user);
+
+    map_area(sw, user);
+    pt[BT_STATE / PAGE_4K] = table(sw, TABLE_AREA_PT)[BT_STATE / PAGE_4K];
+}
+
+/* Only the kernel's roots have them, user code sees no more than before; but
+ * with a trace. */
 static void map_areas(struct software *sw)
 {
     uint64_t *pdpt = table(sw, TABLE_KERNEL_PDPT);
@@ -141,6 +158,8 @@ static void map_areas(struct software *sw)
     pdpt[pt_index(MON_AREAS, 3)] = table_entry(sw, TABLE_AREA_PD);
     for (unsigned i = 0; i < sw->config.cpus; i++)
         map_area(sw, i);
+    if (sw->config.trace)
+        map_user_area(sw);
 }
 
 static void write_tables(struct software *sw)
@@ -155,7 +174,7 @@ static void write_tables(struct software *sw)
 /* What translation needs behind the rest, in mon_config's words. */
 static void place_areas(struct software *sw)
 {
-    unsigned cpus = sw->vm->config.vcpus;
+    unsigned cpus = sw->vm->config.vcpus + !!sw->vm->config.software->trace;
     struct mon_config *config = &sw->config;
 
     config->areas = (sw->bytes + PAGE_2M - 1) & ~(PAGE_2M - 1);
@@ -243,6 +262,7 @@ static void configure(struct software *sw)
     sw->config.pv = want->pv;
     sw->config.translate = want->translate;
     sw->config.adaptive = !want->no_adaptive;
+    sw->config.trace = want->trace;
     sw->config.syscall_faults = want->syscall_faults;
     sw->config.poison = want->poison ? POISON : 0;
 }
@@ -370,23 +390,45 @@ static bool is_sensitive(const uint8_t *bytes, unsigned count)
     return !decode_insn(bytes, count, &insn) && insn_is_sensitive(&insn);
 }
 
+static struct bt_config bt_config(const struct software *sw, unsigned area)
+{
+    return (struct bt_config){
+        .va = MON_AREAS + (uint64_t)area * BT_AREA,
+        .area = sw->memory + sw->config.areas + (uint64_t)area * BT_AREA,
+        .cache = (struct bt_cache *)(sw->memory + sw->config.caches +
+                                     area * MON_CACHE_BYTES),
+        .code_bytes = sw->vm->config.software->code_bytes,
+        .is_sensitive = is_sensitive,
+        .trace = sw->recorder ? recorder_trace(sw->recorder) : NULL,
+    };
+}
+
 static int create_translators(struct software *sw, struct why *why)
 {
     int err = 0;
 
     for (unsigned i = 0; !err && i < sw->config.cpus; i++) {
-        const struct bt_config config = {
-            .va = MON_AREAS + (uint64_t)i * BT_AREA,
-            .area = sw->memory + sw->config.areas + (uint64_t)i * BT_AREA,
-            .cache = (struct bt_cache *)(sw->memory + sw->config.caches +
-                                         i * MON_CACHE_BYTES),
-            .code_bytes = sw->vm->config.software->code_bytes,
-            .is_sensitive = is_sensitive,
-        };
+        const struct bt_config config = bt_config(sw, i);
 
         err = bt_create(&sw->bt[i], &config, why);
     }
+    if (!err && sw->config.trace) {
+        struct bt_config config = bt_config(sw, sw->config.cpus);
+
+        config.user = true;
+        err = bt_create(&sw->user_bt, &config, why);
+    }
     return err;
+}
+
+static int create_recorder(struct software *sw, struct why *why)
+{
+    if (sw->config.cpus > 1)
+        return why_set(why, ENOTSUP,
+                       "a trace is of one vCPU: ask for --vcpus 1");
+    sw->recorder = recorder_create(sw->vm, cpu_of(sw, 0),
+                                   sw->memory + sw->config.areas, MON_AREAS);
+    return sw->recorder ? 0 : why_set(why, ENOMEM, "out of memory");
 }
 
 /* The guest's page around `pa`; NULL where it has no RAM. */
@@ -418,7 +460,10 @@ static int translate(struct software *sw, unsigned id,
         .indirect = what->flag,
     };
 
-    return page ? bt_translate(sw->bt[id], &request) : -EFAULT;
+    if (!page)
+        return -EFAULT;
+    return bt_translate(cpu_of(sw, id)->v.user ? sw->user_bt : sw->bt[id],
+                        &request);
 }
 
 static int translator(struct software *sw, unsigned id,
@@ -432,13 +477,19 @@ static int translator(struct software *sw, unsigned id,
     case MON_TRANSLATOR_FRAME:
         for (unsigned i = 0; i < sw->config.cpus; i++)
             bt_invalidate_frame(sw->bt[i], what->pa);
+        if (sw->user_bt)
+            bt_invalidate_frame(sw->user_bt, what->pa);
         return 0;
     case MON_TRANSLATOR_RANGE:
         bt_invalidate_range(sw->bt[id], what->va, what->bytes);
+        if (sw->user_bt)
+            bt_invalidate_range(sw->user_bt, what->va, what->bytes);
         return 0;
     case MON_TRANSLATOR_ADAPT:
         bt_adapt(sw->bt[id], what->va, what->flag);
         return 0;
+    case MON_TRANSLATOR_DRAIN:
+        return sw->recorder ? recorder_drain(sw->recorder) : -EINVAL;
     }
     return -EINVAL;
 }
@@ -658,6 +709,12 @@ static void end(struct vcpu *vcpu, const struct mon_cpu *cpu)
                     "segments below 0x%x",
                     a, MON_GDT_GUEST * 8);
         break;
+    case MON_END_TRACE:
+        vm_end_once(vm, VM_END_MONITOR,
+                    "the guest's trace can't be written, or the guest wrote "
+                    "to the log of its accesses, which is at 0x%" PRIx64,
+                    (uint64_t)MON_AREAS + BT_LOG);
+        break;
     case MON_END_OWN_FAULT:
         vm_end_once(vm, VM_END_MONITOR,
                     "the monitor itself took exception %" PRIu64
@@ -694,6 +751,35 @@ void software_call(struct vcpu *vcpu, uint32_t call)
         end(vcpu, cpu);
         break;
     }
+}
+
+/* ---- Traces ------------------------------------------------------------ */
+
+void software_mark(struct vm *vm, enum wl_phase phase, bool begin)
+{
+    if (vm->software->recorder)
+        recorder_mark(vm->software->recorder, phase, begin);
+}
+
+void software_end_trace(struct vm *vm)
+{
+    if (vm->software && vm->software->recorder &&
+        recorder_end(vm->software->recorder) && vm->end == VM_END_EXIT) {
+        vm->end = VM_END_ERROR;
+        why_set(&vm->end_why, EIO, "the trace can't be written");
+    }
+}
+
+void vm_trace_guest(const struct vm *vm, struct event_guest *guest)
+{
+    const struct mon_config *config = &vm->software->config;
+
+    *guest = (struct event_guest){
+        .levels = 4,
+        .physical_bits = config->physical_bits,
+        .pages_1g = true,
+        .ram_bytes = config->high_end ? config->high_end : config->low_end,
+    };
 }
 
 /* ---- What was counted ------------------------------------------------- */
@@ -811,7 +897,9 @@ int software_create(struct vm *vm, struct why *why)
     for (unsigned i = 0; i < vm->config.vcpus; i++)
         prepare_cpu(sw, i);
     sw->mon = (struct mon *)(sw->memory + MON_SHARED);
-    return sw->config.translate ? create_translators(sw, why) : 0;
+    if (sw->config.trace)
+        err = create_recorder(sw, why);
+    return err ? err : sw->config.translate ? create_translators(sw, why) : 0;
 }
 
 int software_load(struct vm *vm, const void *image, size_t bytes,
@@ -829,6 +917,8 @@ int software_load(struct vm *vm, const void *image, size_t bytes,
     sw->config.cr3 = GPA_PAGE_TABLES;
     sw->config.gdt = GPA_GDT;
     sw->config.start_info = GPA_START_INFO;
+    if (sw->recorder)
+        recorder_begin(sw->recorder, sw->config.cr3);
     memcpy(sw->memory + MON_CONFIG, &sw->config, sizeof sw->config);
     if (!sw->config.assist)
         err = start_own(sw, why);
@@ -844,6 +934,8 @@ void software_destroy(struct software *sw)
     patch_free(&sw->patches);
     for (unsigned i = 0; i < MON_CPUS_MAX; i++)
         bt_destroy(sw->bt[i]);
+    bt_destroy(sw->user_bt);
+    recorder_destroy(sw->recorder);
     if (sw->mapping)
         munmap(sw->mapping, sw->bytes + PAGE_2M);
     free(sw);

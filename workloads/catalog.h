@@ -1,7 +1,8 @@
 /*
  * Every workload there is: those of workloads/user.def, the kernel code of
- * workloads/compute/compute.def, and the kernel nanobenchmarks of workloads/guest/nano.def, of which a hosted program knows
- * the description only (their `run` is NULL).
+ * workloads/compute/compute.def, and the kernel nanobenchmarks of
+ * workloads/guest/nano.def, of which a hosted program knows the description
+ * only (their `run` is NULL).
  */
 #ifndef WORKLOADS_CATALOG_H
 #define WORKLOADS_CATALOG_H

@@ -1,5 +1,6 @@
 /* Operands, and the instructions that need no file of their own. */
 #include "vmm/monitor/core.h"
+#include "workloads/abi.h"
 
 /* Where register `reg` (ModR/M's numbers) is in the frame. */
 static uint64_t *gpr(struct mon_cpu *cpu, unsigned reg)
@@ -117,11 +118,16 @@ static int popf(struct mon *m, struct mon_cpu *cpu, unsigned size)
     return 0;
 }
 
-/* Our own port is for the guest one where nothing is. */
+/* The VMM's devices only take (workloads/abi.h). Where nothing is, writes go
+ * nowhere and reads give ones: that needs no VMM. Our own port is for the guest
+ * such a one. */
 static uint32_t access_port(struct mon *m, struct mon_cpu *cpu, uint16_t port,
                             unsigned size, bool out, uint32_t value)
 {
-    return port == MON_PORT ? ~0u : m->ops.port(cpu, port, size, out, value);
+    bool device = port == GUEST_PORT_CONSOLE || port == GUEST_PORT_EXIT ||
+                  port == GUEST_PORT_MARK;
+
+    return device && out ? m->ops.port(cpu, port, size, out, value) : ~0u;
 }
 
 static int port_io(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)

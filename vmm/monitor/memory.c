@@ -4,9 +4,16 @@
 
 #include <errno.h>
 
+/* Mostly a few words. */
 static void copy(void *to, const void *from, unsigned bytes)
 {
-    __builtin_memcpy(to, from, bytes);
+    const uint8_t *in = from;
+    uint8_t *out = to;
+
+    for (; bytes >= 8; bytes -= 8, in += 8, out += 8)
+        __builtin_memcpy(out, in, 8);
+    for (; bytes; bytes--)
+        *out++ = *in++;
 }
 
 void *mon_ram(const struct mon *m, uint64_t pa, uint64_t bytes)
@@ -155,7 +162,8 @@ int mon_memory_init(struct mon *m, uint8_t *arena)
         .fixed_index = MON_SLOT,
         .fixed_entry = {[SHADOW_BOTH] = tables | flags,
                         [SHADOW_KERNEL] = kernel | flags,
-                        [SHADOW_USER] = tables | flags},
+                        [SHADOW_USER] =
+                            (m->config.trace ? kernel : tables) | flags},
     };
 
     return shadow_init(&m->shadow, arena, m->config.arena_bytes, &config, &ops);
@@ -179,6 +187,25 @@ int mon_no_access(struct mon_cpu *cpu, uint64_t va, enum shadow_outcome outcome,
     }
 }
 
+/* shadow_lookup, with a memory for the few pages that every trap needs. */
+static bool lookup(struct mon *m, struct mon_cpu *cpu, uint64_t va,
+                   enum mmu_access access, uint64_t *pa)
+{
+    struct mon_lookup *l =
+        &cpu->lookup[(va >> 12 ^ va >> 21 ^ access << 3) % MON_LOOKUPS];
+    uint64_t tag = (va & ~(PAGE_4K - 1)) | (access + 1u);
+    uint64_t root = shadow_root(m->shadow), epoch = shadow_epoch(m->shadow);
+
+    if (l->tag == tag && l->root == root && l->epoch == epoch) {
+        *pa = l->pa | (va & (PAGE_4K - 1));
+        return true;
+    }
+    if (!shadow_lookup(m->shadow, va, access, pa))
+        return false;
+    *l = (struct mon_lookup){tag, root, epoch, *pa & ~(PAGE_4K - 1)};
+    return true;
+}
+
 /* Where an access goes. `traced` when the shadow MMU must be told of it. */
 static int locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                   enum mmu_access access, uint64_t *pa, bool *traced)
@@ -191,7 +218,7 @@ static int locate(struct mon *m, struct mon_cpu *cpu, uint64_t va,
     *traced = false;
     if (cpu->direct)
         return mon_direct_locate(m, cpu, va, access, pa);
-    if (shadow_lookup(m->shadow, va, access, pa))
+    if (lookup(m, cpu, va, access, pa))
         return 0;
     outcome = shadow_fault(m->shadow, 0, &request, &fault);
     *pa = fault.pa;
@@ -226,6 +253,7 @@ int mon_read(struct mon *m, struct mon_cpu *cpu, uint64_t va, void *to,
         if (!from)
             return mon_end(cpu, MON_END_NO_MEMORY, pa, 0);
         copy(at, from, n);
+        mon_log_access(m, cpu, va, MMU_READ, n);
     }
     return 0;
 }
@@ -281,6 +309,7 @@ int mon_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, const void *from,
         if (!to)
             return mon_end(cpu, MON_END_NO_MEMORY, pa, 0);
         store(to, at, n);
+        mon_log_write(m, cpu, va, pa, n);
         if (traced)
             shadow_guest_write(m->shadow, pa, n);
         if (traced && mon_is_code(m, pa))

@@ -195,11 +195,13 @@ int mon_check_return(struct mon *m, struct mon_cpu *cpu, uint16_t cs,
 int mon_iret(struct mon *m, struct mon_cpu *cpu, unsigned size)
 {
     uint64_t slot[5] = {0}, loadable = RFLAGS_LOADABLE | RFLAGS_RF;
+    unsigned reads = size == 8 ? 1 : 5;
+    unsigned bytes = size == 8 ? sizeof slot : size;
 
     if (cpu->frame.rflags & RFLAGS_NT) /* a task's return: none in 64 bits */
         return mon_raise_error(cpu, VECTOR_GP, 0);
-    for (unsigned i = 0; i < 5; i++)
-        if (mon_read(m, cpu, cpu->frame.rsp + i * size, &slot[i], size))
+    for (unsigned i = 0; i < reads; i++)
+        if (mon_read(m, cpu, cpu->frame.rsp + i * size, &slot[i], bytes))
             return RAISED;
     if (size == 2)
         loadable &= 0xffff;
@@ -499,6 +501,7 @@ static int load_data(struct mon *m, struct mon_cpu *cpu, unsigned segment,
     if (selector & ~3u)
         show(cpu, selector >> 3, d);
     m->ops.set_selector(cpu, segment, selector);
+    mon_log_bases(m, cpu);
     return 0;
 }
 

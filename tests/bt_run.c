@@ -1,0 +1,404 @@
+#include "tests/bt_run.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#define SIGNAL_STACK (256u << 10)
+#define USER_CS      0x33 /* Linux's */
+#define USER_SS      0x2b
+#define HLT          0xf4
+
+static const int signals[] = {SIGSEGV, SIGBUS,  SIGILL,
+                              SIGFPE,  SIGTRAP, SIGALRM};
+
+#define SIGNALS (sizeof signals / sizeof signals[0])
+
+/* At the bottom of the signal stack, where a handler finds it. The offsets are
+ * in run_go, too. */
+struct run {
+    uint64_t gpr[16];
+    struct {
+        uint64_t rip, cs, rflags, rsp, ss;
+    } iret;
+    uint64_t host_rsp;
+    uint64_t reserved[2];
+    _Alignas(16) uint8_t fx[512];
+    struct run_trap trap;
+    volatile bool inside;
+    stack_t old_stack;
+    struct sigaction old[SIGNALS];
+};
+
+_Static_assert(offsetof(struct run, iret) == 128, "run_go");
+_Static_assert(offsetof(struct run, host_rsp) == 168, "run_go");
+_Static_assert(offsetof(struct run, fx) == 192, "run_go");
+
+/* ---- As it is ----------------------------------------------------------- */
+
+/* To the guest's context in `run`, and back at run_back with `run` in RDI. */
+void run_go(struct run *run);
+extern const char run_back[];
+
+__asm__(".text\n"
+        "run_go:\n"
+        "    push %rbx\n"
+        "    push %rbp\n"
+        "    push %r12\n"
+        "    push %r13\n"
+        "    push %r14\n"
+        "    push %r15\n"
+        "    sub $8, %rsp\n"
+        "    stmxcsr (%rsp)\n"
+        "    fnstcw 4(%rsp)\n"
+        "    mov %rsp, 168(%rdi)\n"
+        "    fxrstor64 192(%rdi)\n"
+        "    lea 128(%rdi), %rsp\n"
+        "    mov 0(%rdi), %rax\n"
+        "    mov 8(%rdi), %rcx\n"
+        "    mov 16(%rdi), %rdx\n"
+        "    mov 24(%rdi), %rbx\n"
+        "    mov 40(%rdi), %rbp\n"
+        "    mov 48(%rdi), %rsi\n"
+        "    mov 64(%rdi), %r8\n"
+        "    mov 72(%rdi), %r9\n"
+        "    mov 80(%rdi), %r10\n"
+        "    mov 88(%rdi), %r11\n"
+        "    mov 96(%rdi), %r12\n"
+        "    mov 104(%rdi), %r13\n"
+        "    mov 112(%rdi), %r14\n"
+        "    mov 120(%rdi), %r15\n"
+        "    mov 56(%rdi), %rdi\n"
+        "    iretq\n"
+        "run_back:\n"
+        "    fxsave64 192(%rdi)\n"
+        "    fninit\n"
+        "    ldmxcsr (%rsp)\n"
+        "    fldcw 4(%rsp)\n"
+        "    add $8, %rsp\n"
+        "    pop %r15\n"
+        "    pop %r14\n"
+        "    pop %r13\n"
+        "    pop %r12\n"
+        "    pop %rbp\n"
+        "    pop %rbx\n"
+        "    ret\n");
+
+/* By register number. */
+static const int greg[16] = {
+    REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+    REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
+};
+
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+    ucontext_t *uc = context;
+    greg_t *regs = uc->uc_mcontext.gregs;
+    struct run *run = uc->uc_stack.ss_sp;
+
+    (void)info;
+    if (!run->inside) {
+        if (number != SIGALRM)
+            signal(number, SIG_DFL);
+        return;
+    }
+    for (unsigned i = 0; i < 16; i++)
+        run->gpr[i] = (uint64_t)regs[greg[i]];
+    run->iret.rip = (uint64_t)regs[REG_RIP];
+    run->iret.rflags = (uint64_t)regs[REG_EFL];
+    run->trap.vector =
+        number == SIGALRM ? RUN_TIMEOUT : (unsigned)regs[REG_TRAPNO];
+    run->trap.error = (uint64_t)regs[REG_ERR];
+    run->trap.cr2 = (uint64_t)regs[REG_CR2];
+    run->inside = false;
+    regs[REG_RIP] = (greg_t)run_back;
+    regs[REG_RSP] = (greg_t)run->host_rsp;
+    regs[REG_RDI] = (greg_t)run;
+    regs[REG_EFL] = RUN_RESERVED | RUN_IF;
+}
+
+static int take_signals(struct run *run, struct why *why)
+{
+    stack_t stack = {.ss_sp = run, .ss_size = SIGNAL_STACK};
+    struct sigaction action = {.sa_sigaction = on_signal,
+                               .sa_flags = SA_SIGINFO | SA_ONSTACK};
+
+    if (sigaltstack(&stack, &run->old_stack))
+        return why_set(why, errno, "no signal stack: %m");
+    for (size_t i = 0; i < SIGNALS; i++)
+        sigaction(signals[i], &action, &run->old[i]);
+    return 0;
+}
+
+int run_open(struct run **out, struct why *why)
+{
+    struct run *run = mmap(NULL, SIGNAL_STACK, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int err;
+
+    if (run == MAP_FAILED)
+        return why_set(why, ENOMEM, "no memory for a signal stack");
+    __asm__ volatile("fxsave64 %0" : "=m"(run->fx));
+    err = take_signals(run, why);
+    if (err)
+        munmap(run, SIGNAL_STACK);
+    else
+        *out = run;
+    return err;
+}
+
+void run_close(struct run *run)
+{
+    for (size_t i = 0; i < SIGNALS; i++)
+        sigaction(signals[i], &run->old[i], NULL);
+    sigaltstack(&run->old_stack, NULL);
+    munmap(run, SIGNAL_STACK);
+}
+
+void run_enter(struct run *run, struct run_regs *regs, struct run_trap *trap)
+{
+    memcpy(run->gpr, regs->gpr, sizeof run->gpr);
+    memcpy(run->fx, regs->fx, sizeof run->fx);
+    run->iret.rip = regs->rip;
+    run->iret.cs = USER_CS;
+    run->iret.rflags = regs->rflags | RUN_RESERVED | RUN_IF;
+    run->iret.rsp = regs->gpr[4];
+    run->iret.ss = USER_SS;
+    run->inside = true;
+    run_go(run);
+    memcpy(regs->gpr, run->gpr, sizeof run->gpr);
+    memcpy(regs->fx, run->fx, sizeof run->fx);
+    regs->rip = run->iret.rip;
+    regs->rflags = run->iret.rflags;
+    *trap = run->trap;
+}
+
+static bool is_prefix(unsigned byte)
+{
+    return memchr("\x26\x2e\x36\x3e\x64\x65\x66\x67\xf2\xf3", (int)byte, 10) ||
+           byte >> 4 == 4;
+}
+
+static bool is_pushf(uint64_t rip)
+{
+    const uint8_t *bytes = (const uint8_t *)rip;
+    unsigned at = 0;
+
+    while (at < 14 && is_prefix(bytes[at]))
+        at++;
+    return bytes[at] == 0x9c;
+}
+
+void run_step(struct run *run, struct run_regs *regs, struct run_trap *trap)
+{
+    bool stepping = regs->rflags & RUN_TF;
+    uint64_t rip = regs->rip;
+
+    regs->rflags |= RUN_TF;
+    run_enter(run, regs, trap);
+    if (stepping)
+        return;
+    regs->rflags &= ~(uint64_t)RUN_TF;
+    if (trap->vector == RUN_DEBUG && is_pushf(rip))
+        ((uint8_t *)regs->gpr[4])[1] &= (uint8_t) ~(RUN_TF >> 8);
+}
+
+/* ---- Translated ---------------------------------------------------------- */
+
+int translated_open(struct translated *t, struct run *run,
+                    const struct translated_config *config, struct why *why)
+{
+    struct bt_config bt = {.va = config->va,
+                           .code_bytes = config->code_bytes,
+                           .is_sensitive = config->is_sensitive};
+
+    *t = (struct translated){.run = run};
+    t->cache = calloc(1, sizeof *t->cache);
+    t->area =
+        mmap((void *)config->va, BT_AREA, PROT_READ | PROT_WRITE | PROT_EXEC,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (t->area == MAP_FAILED)
+        t->area = NULL;
+    if (!t->cache || !t->area)
+        return why_set(why, ENOMEM, "no memory for a translation cache");
+    bt.area = t->area;
+    bt.cache = t->cache;
+    return bt_create(&t->bt, &bt, why);
+}
+
+void translated_close(struct translated *t)
+{
+    if (t->bt)
+        bt_destroy(t->bt);
+    if (t->area)
+        munmap(t->area, BT_AREA);
+    free(t->cache);
+    *t = (struct translated){0};
+}
+
+static bool broken(struct translated *t, struct run_trap *trap,
+                   const char *what, uint64_t where)
+{
+    snprintf(t->broken, sizeof t->broken, "%s at %#llx (vector %u)", what,
+             (unsigned long long)where, trap->vector);
+    trap->vector = RUN_BROKEN;
+    return false;
+}
+
+static bool is_code(const struct translated *t, uint64_t va)
+{
+    for (unsigned i = 0; i < t->codes; i++)
+        if (va >= t->code[i].begin && va < t->code[i].end)
+            return true;
+    return false;
+}
+
+/* What the CPU says when it fetches where no code is. */
+static bool no_code(struct run_trap *trap, uint64_t va)
+{
+    bool canonical = (uint64_t)((int64_t)(va << 16) >> 16) == va;
+
+    *trap = canonical ? (struct run_trap){RUN_PAGE_FAULT, 0x14, va}
+                      : (struct run_trap){RUN_PROTECTION, 0, 0};
+    return false;
+}
+
+static bool translate(struct translated *t, uint64_t rip, bool indirect,
+                      struct run_trap *trap)
+{
+    uint64_t page = rip & ~(uint64_t)(RUN_PAGE - 1), next = page + RUN_PAGE;
+    struct bt_request request = {
+        .gva = rip,
+        .bytes = (const uint8_t *)rip,
+        .count = (unsigned)(next - rip),
+        .pa = page,
+        .next = t->give_next && is_code(t, next) ? (const uint8_t *)next : NULL,
+        .next_pa = next,
+        .indirect = indirect,
+    };
+
+    if (!is_code(t, rip))
+        return no_code(trap, rip);
+    t->translations++;
+    if (!bt_translate(t->bt, &request))
+        return true;
+    if (!is_code(t, next))
+        return no_code(trap, next);
+    request.next = (const uint8_t *)next;
+    if (!bt_translate(t->bt, &request))
+        return true;
+    return broken(t, trap, "not translated", rip);
+}
+
+static void guest_state(const struct run_regs *raw,
+                        const struct bt_point *point, struct run_regs *regs)
+{
+    *regs = *raw;
+    for (unsigned i = 0; i < 16; i++)
+        if (point->restored >> i & 1)
+            regs->gpr[i] = point->value[i];
+    regs->gpr[4] += point->add_rsp;
+    regs->rip = point->rip;
+    regs->rflags &= ~(uint64_t)RUN_TF;
+}
+
+/* In the cache until something is to be done. False: a trap for the caller. */
+static bool in_cache(struct translated *t, uint64_t address,
+                     struct run_regs *regs, struct bt_point *point,
+                     struct run_trap *trap)
+{
+    const struct bt_state *state = (const void *)(t->area + BT_STATE);
+    struct run_regs raw = *regs;
+
+    raw.rip = address;
+    if (t->on_step)
+        raw.rflags |= RUN_TF;
+    for (;;) {
+        t->entries++;
+        run_enter(t->run, &raw, trap);
+        if (!bt_contains(t->cache, raw.rip))
+            return broken(t, trap, "outside the cache", raw.rip);
+        if (!bt_recover(
+                t->cache, state, raw.rip,
+                &(struct bt_registers){raw.gpr[1], raw.gpr[2], raw.gpr[4]},
+                point))
+            return broken(t, trap, "not recovered", raw.rip);
+        guest_state(&raw, point, regs);
+        if (trap->vector == RUN_TIMEOUT)
+            return false;
+        if (trap->vector != RUN_DEBUG || !t->on_step)
+            break;
+        if (t->on_step(t->context, regs, point)) {
+            point->kind = BT_INSTRUCTION;
+            return true;
+        }
+    }
+    if (point->kind == BT_INSTRUCTION)
+        return false;
+    if (trap->vector != RUN_PROTECTION || *(const uint8_t *)raw.rip != HLT)
+        return broken(t, trap, "no HLT", raw.rip);
+    return true;
+}
+
+static bool call_out(struct translated *t, struct run_regs *regs,
+                     struct run_trap *trap)
+{
+    t->call_outs++;
+    if (t->stop && t->stop(regs->rip)) {
+        trap->vector = RUN_STOPPED;
+        return false;
+    }
+    run_step(t->run, regs, trap);
+    return trap->vector == RUN_DEBUG;
+}
+
+/* Where to go on. False: there is nothing, and the trap says so. */
+static bool resume(struct translated *t, const struct bt_point *point,
+                   uint64_t rip, uint64_t *address, struct run_trap *trap)
+{
+    bool branch = point->kind == BT_MISS || point->kind == BT_EXIT;
+    bool miss = point->kind == BT_MISS;
+    uint64_t *table = (uint64_t *)(t->area + BT_TABLE);
+
+    t->misses += miss;
+    if (miss && !bt_remember(t->cache, table, rip) &&
+        !translate(t, rip, true, trap))
+        return false;
+    *address = bt_resume(t->cache, branch ? NULL : point->block, rip);
+    if (*address)
+        return true;
+    if (!translate(t, rip, miss, trap))
+        return false;
+    *address = bt_resume(t->cache, NULL, rip);
+    return *address || broken(t, trap, "translated and not there", rip);
+}
+
+static void describe(const struct run_regs *regs, struct translated *t)
+{
+    struct bt_point here = {.rip = regs->rip, .start = true};
+
+    if (t->on_step)
+        t->on_step(t->context, regs, &here);
+}
+
+void translated_run(struct translated *t, struct run_regs *regs,
+                    struct run_trap *trap)
+{
+    struct bt_point point = {.kind = BT_INSTRUCTION};
+    uint64_t address;
+
+    regs->rflags &= ~(uint64_t)RUN_TF;
+    for (;;) {
+        describe(regs, t);
+        if (!resume(t, &point, regs->rip, &address, trap) ||
+            !in_cache(t, address, regs, &point, trap))
+            return;
+        if (point.kind == BT_CALL_OUT && !call_out(t, regs, trap))
+            return;
+    }
+}

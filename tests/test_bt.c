@@ -1,0 +1,328 @@
+/*
+ * The binary translator against this CPU: the same code run translated and as
+ * it is, in this process, from the same registers and memory.
+ *
+ * BT_STREAMS is the number of random programs, BT_SEED the first.
+ */
+#include "tests/bt_run.h"
+#include "tests/bt_stream.h"
+#include "tests/test.h"
+#include "vmm/decode.h"
+
+#include <Zydis/Zydis.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
+
+#ifdef __SANITIZE_ADDRESS__
+#define STREAMS 3000
+#define STEPPED 300
+#define ENCODED 3000
+#define BYTES   1000
+#else
+#define STREAMS 20000
+#define STEPPED 1500
+#define ENCODED 15000
+#define BYTES   4000
+#endif
+#define AREA         0x300000000000ull
+#define REPORTED     3 /* failures in detail */
+#define ENDLESS      20000   /* microseconds: a program in a loop */
+#define TIMEOUT      3000000 /* for its translation */
+#define FLAGS_IGNORE (RUN_TF | 0x10000) /* and RF */
+
+struct side {
+    struct run_regs regs;
+    struct run_trap trap;
+    uint8_t memory[STREAM_MEMORY];
+};
+
+struct bench {
+    struct run *run;
+    struct translated t;
+    unsigned places;
+    struct stream stream;
+    struct side direct, translated;
+    uint64_t endless, failures, ended[16];
+};
+
+static bool sensitive(const uint8_t *bytes, unsigned count)
+{
+    struct insn insn;
+
+    return !decode_insn(bytes, count, &insn) && insn_is_sensitive(&insn);
+}
+
+static struct bench *set_up(uint32_t code_bytes)
+{
+    struct translated_config config = {
+        .va = AREA, .code_bytes = code_bytes, .is_sensitive = sensitive};
+    struct bench *b = calloc(1, sizeof *b);
+    struct why why = {""};
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(b);
+    b->places = stream_map();
+    if (!b->places) {
+        test_skip("addresses from %#llx on are taken, or the GS base can't be "
+                  "set; run it alone",
+                  (unsigned long long)stream_places[STREAM_LOW].code);
+        free(b);
+        return NULL;
+    }
+    if (run_open(&b->run, &why) ||
+        translated_open(&b->t, b->run, &config, &why))
+        CU_FAIL_FATAL("no runner");
+    ((struct bt_flags *)(b->t.area + BT_FLAGS))->interrupts = 2;
+    for (unsigned i = 0; i < STREAM_PLACES; i++) {
+        uint64_t code = stream_places[i].code;
+
+        if (b->places >> i & 1)
+            b->t.code[b->t.codes++] =
+                (struct run_code){code, code + STREAM_BYTES};
+    }
+    return b;
+}
+
+static void set_alarm(unsigned microseconds)
+{
+    struct itimerval timer = {.it_value = {microseconds / 1000000,
+                                           microseconds % 1000000}};
+
+    setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+static void tear_down(struct bench *b)
+{
+    set_alarm(0);
+    translated_close(&b->t);
+    run_close(b->run);
+    stream_unmap(b->places);
+    free(b);
+}
+
+/* ---- Sides -------------------------------------------------------------- */
+
+static void begin_code(struct bench *b)
+{
+    const struct stream *s = &b->stream;
+    uint64_t code = s->place->code;
+
+    stream_load(s);
+    if (s->seed & 1) {
+        bt_invalidate_range(b->t.bt, code, STREAM_BYTES);
+    } else {
+        for (unsigned i = 0; i < STREAM_CODE_PAGES; i++)
+            bt_invalidate_frame(b->t.bt, code + i * RUN_PAGE);
+    }
+    b->t.give_next = s->seed & 2;
+}
+
+/* False when it is one of the few that don't end. */
+static bool run_direct(struct bench *b)
+{
+    stream_load(&b->stream);
+    set_alarm(ENDLESS);
+    b->direct.regs = b->stream.start;
+    run_enter(b->run, &b->direct.regs, &b->direct.trap);
+    set_alarm(TIMEOUT);
+    stream_save(&b->stream, b->direct.memory);
+    b->endless += b->direct.trap.vector == RUN_TIMEOUT;
+    return b->direct.trap.vector != RUN_TIMEOUT;
+}
+
+static void run_translated(struct bench *b)
+{
+    begin_code(b);
+    b->translated.regs = b->stream.start;
+    translated_run(&b->t, &b->translated.regs, &b->translated.trap);
+    stream_save(&b->stream, b->translated.memory);
+}
+
+/* ---- Comparison ---------------------------------------------------------- */
+
+static const char *other_trap(const struct run_trap *a,
+                              const struct run_trap *b)
+{
+    /* Is the page there, on a fetch? The runner takes it for code or nothing. */
+    uint64_t ignored = a->error & b->error & 0x10 ? 1 : 0;
+
+    if (a->vector != b->vector)
+        return "vector";
+    if (a->vector < RUN_PROTECTION || a->vector > RUN_PAGE_FAULT)
+        return NULL;
+    if ((a->error ^ b->error) & ~ignored)
+        return "error code";
+    return a->vector == RUN_PAGE_FAULT && a->cr2 != b->cr2 ? "CR2" : NULL;
+}
+
+/* x87's own addresses in FXSAVE are those where it ran. */
+static bool vectors_equal(const uint8_t *a, const uint8_t *b)
+{
+    return !memcmp(a + 24, b + 24, 4) && !memcmp(a + 160, b + 160, 256);
+}
+
+static const char *other_regs(const struct run_regs *a,
+                              const struct run_regs *b)
+{
+    if (a->rip != b->rip)
+        return "RIP";
+    if (memcmp(a->gpr, b->gpr, sizeof a->gpr))
+        return "registers";
+    if ((a->rflags ^ b->rflags) & ~(uint64_t)FLAGS_IGNORE)
+        return "flags";
+    return vectors_equal(a->fx, b->fx) ? NULL : "vector registers";
+}
+
+static bool is_canonical(uint64_t va)
+{
+    return (uint64_t)((int64_t)(va << 16) >> 16) == va;
+}
+
+static bool is_code(uint64_t va)
+{
+    for (unsigned i = 0; i < STREAM_PLACES; i++)
+        if (va - stream_places[i].code < STREAM_BYTES)
+            return true;
+    return false;
+}
+
+/* A branch to an address that isn't canonical faults before it is done. The
+ * translation faults with the target for RIP. */
+static bool never_arrived(const struct side *a, const struct side *b)
+{
+    return a->trap.vector == RUN_PROTECTION &&
+           b->trap.vector == RUN_PROTECTION && !is_canonical(b->regs.rip);
+}
+
+/* CLI and STI, in what was meant to be an operand: this process can't. */
+static bool is_refused(const struct side *direct)
+{
+    return direct->trap.vector == RUN_PROTECTION && is_code(direct->regs.rip) &&
+           (*(const uint8_t *)direct->regs.rip & 0xfe) == 0xfa;
+}
+
+static const char *other(const struct side *a, const struct side *b)
+{
+    const char *what = other_trap(&a->trap, &b->trap);
+
+    if (never_arrived(a, b) || is_refused(a))
+        return NULL;
+    if (!what)
+        what = other_regs(&a->regs, &b->regs);
+    if (!what && memcmp(a->memory, b->memory, sizeof a->memory))
+        what = "memory";
+    return what;
+}
+
+/* ---- Reports -------------------------------------------------------------- */
+
+static void print_code(const struct stream *s)
+{
+    ZydisDisassembledInstruction line;
+    unsigned at = 0;
+
+    while (at < s->bytes) {
+        uint64_t gva = s->place->code + s->at + at;
+        bool ok = ZYAN_SUCCESS(
+            ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, gva, s->code + at,
+                                  s->bytes - at, &line));
+        unsigned length = ok ? line.info.length : 1;
+
+        printf("    %12llx ", (unsigned long long)gva);
+        for (unsigned i = 0; i < length; i++)
+            printf("%02x", s->code[at + i]);
+        printf(" %s\n", ok ? line.text : "?");
+        at += length;
+    }
+}
+
+static void print_regs(const char *name, const struct side *side)
+{
+    printf("  %s: vector %u error %llx cr2 %llx rip %llx flags %llx\n   ", name,
+           side->trap.vector, (unsigned long long)side->trap.error,
+           (unsigned long long)side->trap.cr2,
+           (unsigned long long)side->regs.rip,
+           (unsigned long long)side->regs.rflags);
+    for (unsigned i = 0; i < 16; i++)
+        printf(" %llx", (unsigned long long)side->regs.gpr[i]);
+    printf("\n");
+}
+
+static void report(struct bench *b, const char *what)
+{
+    if (b->failures++ >= REPORTED)
+        return;
+    printf("\nseed %llu: %s differ%s %s\n",
+           (unsigned long long)b->stream.seed, what,
+           b->translated.trap.vector == RUN_BROKEN ? ":" : "",
+           b->translated.trap.vector == RUN_BROKEN ? b->t.broken : "");
+    print_regs("direct", &b->direct);
+    print_regs("translated", &b->translated);
+    print_code(&b->stream);
+}
+
+static uint64_t setting(const char *name, uint64_t otherwise)
+{
+    const char *text = getenv(name);
+
+    return text ? strtoull(text, NULL, 0) : otherwise;
+}
+
+/* What programs ended with, and what was translated: for the long runs. */
+static void print_ends(const struct bench *b)
+{
+    if (!getenv("BT_STREAMS"))
+        return;
+    printf("\n  ");
+    for (unsigned i = 0; i < 16; i++)
+        if (b->ended[i])
+            printf(" vector %u: %llu,", i, (unsigned long long)b->ended[i]);
+    printf(" endless: %llu\n", (unsigned long long)b->endless);
+    for (unsigned i = 0; i < BT_CLASSES; i++)
+        printf(" %s %llu", bt_class_name(i),
+               (unsigned long long)bt_stats(b->t.bt)->instructions[i]);
+    printf("\n  entries %llu, misses %llu, flushes %llu, links %llu\n",
+           (unsigned long long)b->t.entries, (unsigned long long)b->t.misses,
+           (unsigned long long)bt_stats(b->t.bt)->flushes,
+           (unsigned long long)bt_stats(b->t.bt)->links);
+}
+
+typedef void maker(struct stream *stream, uint64_t seed, unsigned places);
+
+static void compare(struct bench *b, maker *make, uint64_t count)
+{
+    uint64_t first = setting("BT_SEED", 0);
+
+    for (uint64_t i = 0; i < count && b->failures < 1000; i++) {
+        const char *what;
+
+        make(&b->stream, first + i, b->places);
+        if (!run_direct(b))
+            continue;
+        run_translated(b);
+        what = other(&b->direct, &b->translated);
+        b->ended[b->direct.trap.vector & 15]++;
+        if (what)
+            report(b, what);
+    }
+    CU_ASSERT_EQUAL(b->failures, 0);
+    CU_ASSERT(b->endless <= count / 1000 + 1);
+}
+
+static void streams(void)
+{
+    struct bench *b = set_up(0);
+
+    if (!b)
+        return;
+    compare(b, stream_make, setting("BT_STREAMS", STREAMS));
+    print_ends(b);
+    for (unsigned class = 0; class < BT_CLASSES; class ++)
+        CU_ASSERT(bt_stats(b->t.bt)->instructions[class]);
+    CU_ASSERT(b->t.misses && b->t.call_outs && bt_stats(b->t.bt)->flushes);
+    tear_down(b);
+}
+
+TEST_SUITE(bt, {"random programs do the same translated", streams});
