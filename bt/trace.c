@@ -142,6 +142,19 @@ static inline void put(struct bt_trace *trace, uint64_t word)
     *trace->next++ = word;
 }
 
+/* An event that is no access. */
+static void tell(struct bt_trace *trace, const uint64_t *event)
+{
+    unsigned kind = event_kind(event[0]), words = event_words(kind);
+
+    put(trace, event[0]);
+    for (unsigned i = 1; i < words; i++)
+        *trace->next++ = event[i];
+    if (kind == EVENT_STORE || kind == EVENT_CLEAR || kind == EVENT_INVLPG ||
+        kind == EVENT_CR3)
+        trace->config.happened(trace->config.arg, event);
+}
+
 static inline void access_at(struct bt_trace *trace, unsigned kind, uint64_t va,
                              unsigned bytes)
 {
@@ -155,33 +168,27 @@ static inline void access_at(struct bt_trace *trace, unsigned kind, uint64_t va,
 /* A store of the kernel's to memory that may become a table. */
 static void store_at(struct bt_trace *trace, uint64_t va, uint64_t value)
 {
-    uint64_t gpa;
+    uint64_t event[] = {event_word(EVENT_STORE, va), 0, value};
 
     if (va % 8 || !(va >> 63) || !mmu_canonical(va, 4) ||
-        !trace->config.locate(trace->config.arg, va, &gpa)) {
+        !trace->config.locate(trace->config.arg, va, &event[1])) {
         access_at(trace, EVENT_KERNEL_WRITE, va, 8);
         return;
     }
-    put(trace, event_word(EVENT_STORE, va));
-    *trace->next++ = gpa;
-    *trace->next++ = value;
+    tell(trace, event);
 }
 
 void bt_trace_event(struct bt_trace *trace, enum event_kind kind,
                     uint64_t argument, uint64_t second, uint64_t third)
 {
-    unsigned words = event_words(kind);
+    const uint64_t event[] = {event_word(kind, argument), second, third};
 
     if (kind == EVENT_PHASE_BEGIN || kind == EVENT_PHASE_END ||
         kind == EVENT_END) {
         put(trace, event_word(EVENT_INSTRUCTIONS, trace->executed));
         trace->executed = 0;
     }
-    put(trace, event_word(kind, argument));
-    if (words > 1)
-        *trace->next++ = second;
-    if (words > 2)
-        *trace->next++ = third;
+    tell(trace, event);
 }
 
 /* ---- Expansion --------------------------------------------------------- */
@@ -254,7 +261,7 @@ static void clear_page(struct bt_trace *trace, const struct run *run,
     if (va % PAGE_4K == 0 && va >> 63 && mmu_canonical(va, 4) && !run->down &&
         run->bytes - done >= PAGE_4K &&
         trace->config.locate(trace->config.arg, va, &gpa))
-        put(trace, event_word(EVENT_CLEAR, gpa));
+        tell(trace, (const uint64_t[]){event_word(EVENT_CLEAR, gpa)});
 }
 
 static bool is_cleared(const struct run *run, uint64_t va)
@@ -471,9 +478,7 @@ static long other(struct bt_trace *trace, const uint64_t *words, size_t count)
     if (!length || length > count)
         return -EINVAL;
     pending_fetch(trace);
-    put(trace, words[0]);
-    for (unsigned i = 1; i < length; i++)
-        *trace->next++ = words[i];
+    tell(trace, words);
     return (long)length;
 }
 

@@ -43,7 +43,10 @@ struct bt_trace_config {
     bool fetches;
     /* Takes whole events, at least until it returns. */
     void (*take)(void *arg, uint64_t *words, size_t count);
-    /* Guest-physical, of an address of the kernel's; false: nothing there. */
+    /* A store, a cleared page, INVLPG or MOV to CR3, when it is its turn. */
+    void (*happened)(void *arg, const uint64_t *event);
+    /* Guest-physical, of an address of the kernel's, after all of that; false:
+     * nothing there. */
     bool (*locate)(void *arg, uint64_t gva, uint64_t *gpa);
     /* Expands what is in the log, now: pieces will be forgotten. */
     void (*drain)(void *arg);

@@ -1,7 +1,7 @@
 #include "vmm/recorder.h"
 
 #include "mmu/walk.h"
-#include "vmm/monitor/monitor.h"
+#include "model/tables.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -11,12 +11,15 @@
 
 struct recorder {
     struct vm *vm;
-    const struct mon_cpu *cpu;
     uint8_t *area;
     uint64_t va;
     struct bt_trace *trace;
-    bool refused;         /* nobody takes the events */
+    bool failed;          /* nobody takes the events, or without memory */
     unsigned ended, told; /* phases; those whose results were there */
+    /* The guest's tables as far as the events are told: the log is behind what
+     * is in its memory by now. */
+    struct tables tables;
+    uint64_t cr3;
     struct {
         uint64_t page, pa; /* page + 1; 0: empty */
     } known[KNOWN];
@@ -24,27 +27,11 @@ struct recorder {
 
 /* ---- Guest memory -------------------------------------------------------- */
 
-static const uint8_t *ram_at(const struct vm *vm, uint64_t pa, uint64_t bytes)
-{
-    uint64_t ram = vm->memory.ram_bytes;
-    uint64_t low = ram < RAM_HOLE_START ? ram : RAM_HOLE_START;
-
-    if (pa < low && bytes <= low - pa)
-        return vm->memory.ram + pa;
-    if (pa >= RAM_HOLE_END && pa - RAM_HOLE_END < ram - low &&
-        bytes <= ram - low - (pa - RAM_HOLE_END))
-        return vm->memory.ram + low + (pa - RAM_HOLE_END);
-    return NULL;
-}
-
 static int read_entry(void *arg, uint64_t pa, uint64_t *entry)
 {
-    const uint8_t *at = ram_at(arg, pa, sizeof *entry);
+    const struct recorder *r = arg;
 
-    if (!at)
-        return -ENXIO;
-    *entry = *(const volatile uint64_t *)at;
-    return 0;
+    return tables_read(&r->tables, pa, entry);
 }
 
 static int set_entry(void *arg, uint64_t pa, uint64_t old, uint64_t bits)
@@ -53,7 +40,6 @@ static int set_entry(void *arg, uint64_t pa, uint64_t old, uint64_t bits)
     return 0;
 }
 
-/* The kernel's half of all address spaces is the same. */
 static bool locate(void *arg, uint64_t gva, uint64_t *gpa)
 {
     struct recorder *r = arg;
@@ -61,24 +47,44 @@ static bool locate(void *arg, uint64_t gva, uint64_t *gpa)
 
     if (r->known[slot].page != page + 1) {
         const struct mmu_state state = {
-            .cr3 = r->cpu->v.cr3,
+            .cr3 = r->cr3,
             .levels = 4,
             .physical_bits = 52,
             .nxe = true,
             .pages_1g = true,
         };
-        const struct mmu_memory memory = {read_entry, set_entry, r->vm};
+        const struct mmu_memory memory = {read_entry, set_entry, r};
         const struct mmu_request request = {.va = page, .access = MMU_READ};
         struct mmu_walk walk;
 
         mmu_walk(&state, &memory, &request, &walk);
-        if (walk.outcome != MMU_OK || !ram_at(r->vm, walk.pa, PAGE_4K))
+        if (walk.outcome != MMU_OK || walk.pa >= r->tables.ram_bytes)
             return false;
         r->known[slot].page = page + 1;
         r->known[slot].pa = walk.pa;
     }
     *gpa = r->known[slot].pa + gva % PAGE_4K;
     return true;
+}
+
+/* As the CPU: what a walk found counts until it is flushed. */
+static void happened(void *arg, const uint64_t *event)
+{
+    struct recorder *r = arg;
+
+    switch (event_kind(event[0])) {
+    case EVENT_STORE:
+        r->failed |= tables_store(&r->tables, event[1], event[2]) == -ENOMEM;
+        return;
+    case EVENT_CLEAR:
+        tables_clear(&r->tables, event_argument(event[0]));
+        return;
+    case EVENT_CR3:
+        r->cr3 = event[1] & PTE_ADDR;
+        break;
+    }
+    for (unsigned i = 0; i < KNOWN; i++)
+        r->known[i].page = 0;
 }
 
 /* ---- Events -------------------------------------------------------------- */
@@ -108,8 +114,8 @@ static void take(void *arg, uint64_t *words, size_t count)
 
     if (r->told < r->ended)
         tell_results(r, words, count);
-    if (!r->refused)
-        r->refused = !trace->take(trace->arg, words, count);
+    if (!r->failed)
+        r->failed = !trace->take(trace->arg, words, count);
 }
 
 static void drain(void *arg)
@@ -123,13 +129,11 @@ int recorder_drain(struct recorder *r)
     uint64_t end = state->log - r->va;
     int err = -EINVAL;
 
-    for (unsigned i = 0; i < KNOWN; i++)
-        r->known[i].page = 0;
     if (end >= BT_LOG && end <= BT_LOG_END + PAGE_4K && end % 8 == 0)
         err = bt_trace_expand(r->trace, (uint64_t *)(r->area + BT_LOG),
                               (end - BT_LOG) / 8);
     state->log = r->va + BT_LOG;
-    return err ? err : r->refused ? -EPIPE : 0;
+    return err ? err : r->failed ? -EPIPE : 0;
 }
 
 void recorder_begin(struct recorder *r, uint64_t cr3)
@@ -138,9 +142,9 @@ void recorder_begin(struct recorder *r, uint64_t cr3)
 
     state->log = r->va + BT_LOG;
     for (uint64_t pa = cr3; pa < cr3 + BOOT_TABLES * PAGE_4K; pa += 8) {
-        uint64_t entry;
+        uint64_t entry = *(uint64_t *)(r->vm->memory.ram + pa);
 
-        if (!read_entry(r->vm, pa, &entry) && entry)
+        if (entry)
             bt_trace_event(r->trace, EVENT_STORE, pa, pa, entry);
     }
     bt_trace_event(r->trace, EVENT_CR3, 0, cr3, 0);
@@ -162,18 +166,19 @@ int recorder_end(struct recorder *r)
         return err;
     bt_trace_event(r->trace, EVENT_END, 0, 0, 0);
     bt_trace_submit(r->trace);
-    return r->refused ? -EPIPE : 0;
+    return r->failed ? -EPIPE : 0;
 }
 
 /* ---- Life ---------------------------------------------------------------- */
 
-struct recorder *recorder_create(struct vm *vm, const struct mon_cpu *cpu,
-                                 uint8_t *area, uint64_t va)
+struct recorder *recorder_create(struct vm *vm, uint64_t ram_end, uint8_t *area,
+                                 uint64_t va)
 {
     struct recorder *r = calloc(1, sizeof *r);
     struct bt_trace_config config = {
         .fetches = vm->config.software->trace->fetches,
         .take = take,
+        .happened = happened,
         .locate = locate,
         .drain = drain,
         .arg = r,
@@ -182,12 +187,14 @@ struct recorder *recorder_create(struct vm *vm, const struct mon_cpu *cpu,
     if (!r)
         return NULL;
     r->vm = vm;
-    r->cpu = cpu;
     r->area = area;
     r->va = va;
-    r->trace = bt_trace_create(&config);
-    if (r->trace)
-        return r;
+    if (!tables_init(&r->tables, ram_end)) {
+        r->trace = bt_trace_create(&config);
+        if (r->trace)
+            return r;
+        tables_free(&r->tables);
+    }
     free(r);
     return NULL;
 }
@@ -197,6 +204,7 @@ void recorder_destroy(struct recorder *r)
     if (!r)
         return;
     bt_trace_destroy(r->trace);
+    tables_free(&r->tables);
     free(r);
 }
 

@@ -6,13 +6,12 @@
 #include "bt/trace.h"
 #include "vmm/vm_private.h"
 
-struct mon_cpu;
 struct recorder;
 
-/* `area` and `va` are the kernel's translations' (bt/cache.h), and `cpu` is
- * their vCPU. NULL without memory. */
-struct recorder *recorder_create(struct vm *vm, const struct mon_cpu *cpu,
-                                 uint8_t *area, uint64_t va);
+/* Guest-physical addresses are below `ram_end`; `area` and `va` are of the
+ * kernel's translations (bt/cache.h). NULL without memory. */
+struct recorder *recorder_create(struct vm *vm, uint64_t ram_end, uint8_t *area,
+                                 uint64_t va);
 void recorder_destroy(struct recorder *recorder);
 
 struct bt_trace *recorder_trace(struct recorder *recorder);

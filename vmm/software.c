@@ -421,12 +421,17 @@ static int create_translators(struct software *sw, struct why *why)
     return err;
 }
 
+static uint64_t ram_end(const struct software *sw)
+{
+    return sw->config.high_end ? sw->config.high_end : sw->config.low_end;
+}
+
 static int create_recorder(struct software *sw, struct why *why)
 {
     if (sw->config.cpus > 1)
         return why_set(why, ENOTSUP,
                        "a trace is of one vCPU: ask for --vcpus 1");
-    sw->recorder = recorder_create(sw->vm, cpu_of(sw, 0),
+    sw->recorder = recorder_create(sw->vm, ram_end(sw),
                                    sw->memory + sw->config.areas, MON_AREAS);
     return sw->recorder ? 0 : why_set(why, ENOMEM, "out of memory");
 }
@@ -772,13 +777,11 @@ void software_end_trace(struct vm *vm)
 
 void vm_trace_guest(const struct vm *vm, struct event_guest *guest)
 {
-    const struct mon_config *config = &vm->software->config;
-
     *guest = (struct event_guest){
         .levels = 4,
-        .physical_bits = config->physical_bits,
+        .physical_bits = vm->software->config.physical_bits,
         .pages_1g = true,
-        .ram_bytes = config->high_end ? config->high_end : config->low_end,
+        .ram_bytes = ram_end(vm->software),
     };
 }
 
