@@ -15,7 +15,7 @@
 #define HLT          0xf4
 
 static const int signals[] = {SIGSEGV, SIGBUS,  SIGILL,
-                              SIGFPE,  SIGTRAP, SIGALRM};
+                              SIGFPE,  SIGTRAP, SIGVTALRM};
 
 #define SIGNALS (sizeof signals / sizeof signals[0])
 
@@ -95,7 +95,18 @@ static const int greg[16] = {
     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
 };
 
-static void on_signal(int number, siginfo_t *info, void *context)
+/* The kernel leaves AC as the guest has it. */
+void run_signal(int number, siginfo_t *info, void *context);
+
+__asm__("run_signal:\n"
+        "    pushf\n"
+        "    andl $~0x40000, (%rsp)\n"
+        "    popf\n"
+        "    jmp run_caught\n");
+
+void run_caught(int number, siginfo_t *info, void *context);
+
+void run_caught(int number, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;
     greg_t *regs = uc->uc_mcontext.gregs;
@@ -103,7 +114,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 
     (void)info;
     if (!run->inside) {
-        if (number != SIGALRM)
+        if (number != SIGVTALRM)
             signal(number, SIG_DFL);
         return;
     }
@@ -112,7 +123,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
     run->iret.rip = (uint64_t)regs[REG_RIP];
     run->iret.rflags = (uint64_t)regs[REG_EFL];
     run->trap.vector =
-        number == SIGALRM ? RUN_TIMEOUT : (unsigned)regs[REG_TRAPNO];
+        number == SIGVTALRM ? RUN_TIMEOUT : (unsigned)regs[REG_TRAPNO];
     run->trap.error = (uint64_t)regs[REG_ERR];
     run->trap.cr2 = (uint64_t)regs[REG_CR2];
     run->inside = false;
@@ -125,9 +136,10 @@ static void on_signal(int number, siginfo_t *info, void *context)
 static int take_signals(struct run *run, struct why *why)
 {
     stack_t stack = {.ss_sp = run, .ss_size = SIGNAL_STACK};
-    struct sigaction action = {.sa_sigaction = on_signal,
+    struct sigaction action = {.sa_sigaction = run_signal,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK};
 
+    sigfillset(&action.sa_mask); /* or a timer's comes between */
     if (sigaltstack(&stack, &run->old_stack))
         return why_set(why, errno, "no signal stack: %m");
     for (size_t i = 0; i < SIGNALS; i++)
@@ -196,13 +208,10 @@ static bool is_pushf(uint64_t rip)
 
 void run_step(struct run *run, struct run_regs *regs, struct run_trap *trap)
 {
-    bool stepping = regs->rflags & RUN_TF;
     uint64_t rip = regs->rip;
 
     regs->rflags |= RUN_TF;
     run_enter(run, regs, trap);
-    if (stepping)
-        return;
     regs->rflags &= ~(uint64_t)RUN_TF;
     if (trap->vector == RUN_DEBUG && is_pushf(rip))
         ((uint8_t *)regs->gpr[4])[1] &= (uint8_t) ~(RUN_TF >> 8);
@@ -304,7 +313,6 @@ static void guest_state(const struct run_regs *raw,
             regs->gpr[i] = point->value[i];
     regs->gpr[4] += point->add_rsp;
     regs->rip = point->rip;
-    regs->rflags &= ~(uint64_t)RUN_TF;
 }
 
 /* In the cache until something is to be done. False: a trap for the caller. */
@@ -314,13 +322,15 @@ static bool in_cache(struct translated *t, uint64_t address,
 {
     const struct bt_state *state = (const void *)(t->area + BT_STATE);
     struct run_regs raw = *regs;
+    bool again;
 
     raw.rip = address;
-    if (t->on_step)
-        raw.rflags |= RUN_TF;
     for (;;) {
         t->entries++;
-        run_enter(t->run, &raw, trap);
+        if (t->on_step)
+            run_step(t->run, &raw, trap);
+        else
+            run_enter(t->run, &raw, trap);
         if (!bt_contains(t->cache, raw.rip))
             return broken(t, trap, "outside the cache", raw.rip);
         if (!bt_recover(
@@ -331,9 +341,10 @@ static bool in_cache(struct translated *t, uint64_t address,
         guest_state(&raw, point, regs);
         if (trap->vector == RUN_TIMEOUT)
             return false;
+        again = t->on_step && t->on_step(t->context, regs, point);
         if (trap->vector != RUN_DEBUG || !t->on_step)
             break;
-        if (t->on_step(t->context, regs, point)) {
+        if (again) {
             point->kind = BT_INSTRUCTION;
             return true;
         }

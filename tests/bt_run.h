@@ -26,7 +26,7 @@ enum run_vector {
     RUN_STACK = 12,
     RUN_PROTECTION = 13,
     RUN_PAGE_FAULT = 14,
-    RUN_TIMEOUT = 256, /* SIGALRM: it doesn't end */
+    RUN_TIMEOUT = 256, /* SIGVTALRM: it doesn't end */
     RUN_STOPPED,       /* `stop` said so */
     RUN_BROKEN,        /* the translation left its own; `broken` says how */
 };
@@ -74,8 +74,8 @@ struct translated {
     /* Where an instruction begins that ends the run; may be NULL. */
     bool (*stop)(uint64_t rip);
     /*
-     * Called at each instruction of the cache, with the guest's state; may be
-     * NULL. What it returns true for is resumed from that state alone.
+     * Called before each instruction of the cache, with the guest's state; may
+     * be NULL. What it returns true for is resumed from that state alone.
      */
     bool (*on_step)(void *context, const struct run_regs *regs,
                     const struct bt_point *point);

@@ -52,9 +52,9 @@ static bool one_in(struct gen *g, unsigned n)
 static uint64_t value(struct gen *g)
 {
     static const uint64_t edges[] = {
-        0,          1,          0x7f,        0x80,
-        0xff,       0x7fff,     0x8000,      0xffff,
-        0x7fffffff, 0x80000000, 0xffffffff,  INT64_MAX,
+        0,          1,          0x7f,           0x80,
+        0xff,       0x7fff,     0x8000,         0xffff,
+        0x7fffffff, 0x80000000, 0xffffffff,     INT64_MAX,
         INT64_MIN,  UINT64_MAX, UINT64_MAX - 1, 0x100000000,
     };
     uint64_t random = wl_random(&g->random);
@@ -77,11 +77,11 @@ static void put(struct gen *g, uint64_t bits, unsigned bytes)
     g->count += bytes;
 }
 
-#define PUT(g, ...)                                                 \
-    do {                                                            \
-        const uint8_t put_bytes[] = {__VA_ARGS__};                  \
+#define PUT(g, ...)                                                  \
+    do {                                                             \
+        const uint8_t put_bytes[] = {__VA_ARGS__};                   \
         memcpy((g)->code + (g)->count, put_bytes, sizeof put_bytes); \
-        (g)->count += sizeof put_bytes;                             \
+        (g)->count += sizeof put_bytes;                              \
     } while (0)
 
 static uint64_t here(const struct gen *g)
@@ -156,8 +156,9 @@ static uint64_t pick_disp(struct gen *g, struct memory *m, bool zero,
 
     m->mod = 2;
     m->disp_bytes = 4;
-    m->disp = (uint64_t)(int64_t)(int32_t)(
-        one_in(g, 2) ? value(g) : below(g, 8192) - 4096u);
+    m->disp =
+        (uint64_t)(int64_t)(int32_t)(one_in(g, 2) ? value(g)
+                                                  : below(g, 8192) - 4096u);
     if (kind == 0 && zero) {
         m->mod = m->disp_bytes = 0;
         m->disp = 0;
@@ -702,8 +703,8 @@ static struct form arithmetic(struct gen *g)
 
 static void unit_integer(struct gen *g)
 {
-    struct form f = integer_forms[below(
-        g, sizeof integer_forms / sizeof integer_forms[0])];
+    struct form f =
+        integer_forms[below(g, sizeof integer_forms / sizeof integer_forms[0])];
 
     if (one_in(g, 4))
         f = arithmetic(g);
@@ -722,8 +723,13 @@ static void unit_vector(struct gen *g)
 static void unit_condition(struct gen *g)
 {
     bool set = one_in(g, 2);
-    struct form f = {1, (uint8_t)((set ? 0x90 : 0x40) | below(g, 16)),
-                     (int8_t)(set ? 0 : -1), set ? B : WDQ, 0, 0, 0};
+    struct form f = {1,
+                     (uint8_t)((set ? 0x90 : 0x40) | below(g, 16)),
+                     (int8_t)(set ? 0 : -1),
+                     set ? B : WDQ,
+                     0,
+                     0,
+                     0};
 
     put_form(g, &f, one_in(g, 2));
 }
@@ -758,12 +764,10 @@ static void put_vex(struct gen *g, const struct vex_form *f,
     unsigned vvvv = ~source & 15;
 
     if (f->map == 1 && !x && !b && !w && one_in(g, 2)) {
-        PUT(g, 0xc5,
-            (uint8_t)(!(e->reg >> 3) << 7 | vvvv << 3 | f->pp));
+        PUT(g, 0xc5, (uint8_t)(!(e->reg >> 3) << 7 | vvvv << 3 | f->pp));
         return;
     }
-    PUT(g, 0xc4,
-        (uint8_t)(!(e->reg >> 3) << 7 | !x << 6 | !b << 5 | f->map),
+    PUT(g, 0xc4, (uint8_t)(!(e->reg >> 3) << 7 | !x << 6 | !b << 5 | f->map),
         (uint8_t)(w << 7 | vvvv << 3 | f->pp));
 }
 
@@ -895,7 +899,8 @@ static void unit_fence(struct gen *g)
     PUT(g, 0xf3, 0x90);
 }
 
-/* ---- Strings -------------------------------------------------------------- */
+/* ---- Strings --------------------------------------------------------------
+ */
 
 static uint64_t string_address(struct gen *g)
 {
@@ -935,7 +940,8 @@ static void unit_string(struct gen *g)
     encode(g, &e);
 }
 
-/* ---- The stack ------------------------------------------------------------ */
+/* ---- The stack ------------------------------------------------------------
+ */
 
 static void put_pushed(struct gen *g)
 {
@@ -1283,12 +1289,12 @@ static const struct {
     void (*make)(struct gen *g);
     unsigned weight;
 } kinds[] = {
-    {unit_integer, 90},    {unit_vector, 20},      {unit_vex, 8},
-    {unit_condition, 8},   {unit_accumulator, 10}, {unit_short, 12},
-    {unit_offset, 3},      {unit_xlat, 2},         {unit_fence, 1},
-    {unit_string, 12},     {unit_stack, 18},       {unit_conditional, 14},
-    {unit_jump, 4},        {unit_loop, 6},         {unit_back, 6},
-    {unit_indirect, 8},    {unit_call, 12},        {unit_overlap, 3},
+    {unit_integer, 90},  {unit_vector, 20},      {unit_vex, 8},
+    {unit_condition, 8}, {unit_accumulator, 10}, {unit_short, 12},
+    {unit_offset, 3},    {unit_xlat, 2},         {unit_fence, 1},
+    {unit_string, 12},   {unit_stack, 18},       {unit_conditional, 14},
+    {unit_jump, 4},      {unit_loop, 6},         {unit_back, 6},
+    {unit_indirect, 8},  {unit_call, 12},        {unit_overlap, 3},
     {unit_trap, 2},
 };
 
@@ -1414,8 +1420,7 @@ void stream_make(struct stream *stream, uint64_t seed, unsigned places)
     end(&g);
 }
 
-void stream_make_prefixes(struct stream *stream, uint64_t seed,
-                          unsigned places)
+void stream_make_prefixes(struct stream *stream, uint64_t seed, unsigned places)
 {
     struct gen g;
 
@@ -1429,7 +1434,8 @@ void stream_make_prefixes(struct stream *stream, uint64_t seed,
     end(&g);
 }
 
-/* ---- Random bytes ---------------------------------------------------------- */
+/* ---- Random bytes ----------------------------------------------------------
+ */
 
 void stream_make_bytes(struct stream *stream, uint64_t seed, unsigned places)
 {
@@ -1445,13 +1451,13 @@ void stream_make_bytes(struct stream *stream, uint64_t seed, unsigned places)
     end(&g);
     for (unsigned i = 0; i < 16; i++)
         if (i != RSP && !one_in(&g, 4))
-            stream->start.gpr[i] =
-                stream->place->data + 1024 + below(&g, 4096);
+            stream->start.gpr[i] = stream->place->data + 1024 + below(&g, 4096);
     if (one_in(&g, 2))
         stream->start.gpr[1] &= 15;
 }
 
-/* ---- Memory ----------------------------------------------------------------- */
+/* ---- Memory -----------------------------------------------------------------
+ */
 
 static const struct {
     size_t offset;

@@ -471,6 +471,22 @@ static int translate(struct software *sw, unsigned id,
                         &request);
 }
 
+uint64_t software_rip(const struct vcpu *vcpu, const struct kvm_regs *regs)
+{
+    struct software *sw = vcpu->vm->software;
+    const uint64_t area = sw->config.areas + (uint64_t)vcpu->id * BT_AREA;
+    const struct bt_registers needed = {regs->rcx, regs->rdx, regs->rsp};
+    struct bt_point point;
+
+    if (!sw->config.translate ||
+        !bt_recover((struct bt_cache *)(sw->memory + sw->config.caches +
+                                        vcpu->id * MON_CACHE_BYTES),
+                    (struct bt_state *)(sw->memory + area + BT_STATE),
+                    regs->rip, &needed, &point))
+        return regs->rip;
+    return point.rip;
+}
+
 static int translator(struct software *sw, unsigned id,
                       const struct mon_translation *what)
 {

@@ -21,6 +21,9 @@ void software_call(struct vcpu *vcpu, uint32_t call);
 /* The guest's marks, and its end, in its trace. */
 void software_mark(struct vm *vm, enum wl_phase phase, bool begin);
 void software_end_trace(struct vm *vm);
+/* The guest's RIP where the CPU's is translated code's. */
+struct kvm_regs;
+uint64_t software_rip(const struct vcpu *vcpu, const struct kvm_regs *regs);
 void software_destroy(struct software *software);
 
 #endif

@@ -146,8 +146,11 @@ static const char *state_text(struct vcpu *vcpu, char *text, size_t bytes)
     else
         snprintf(text, bytes,
                  "vCPU %u rip 0x%llx rsp 0x%llx cpl %u cr2 0x%llx cr3 0x%llx",
-                 vcpu->id, regs.rip, regs.rsp, sregs.cs.selector & 3, sregs.cr2,
-                 sregs.cr3);
+                 vcpu->id,
+                 vcpu->vm->software
+                     ? (unsigned long long)software_rip(vcpu, &regs)
+                     : regs.rip,
+                 regs.rsp, sregs.cs.selector & 3, sregs.cr2, sregs.cr3);
     return text;
 }
 
