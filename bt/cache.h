@@ -29,11 +29,16 @@
 #define BT_POPF       0x2000  /* struct bt_popf, read */
 #define BT_TABLE      0x80000 /* uint64_t[BT_TABLE_SIZE], read */
 #define BT_TABLE_SIZE 65536
-#define BT_LOG        0x100000 /* of a trace: uint64_t[], read and write */
-#define BT_LOG_END    0x1ff000 /* a page that nobody at CPL 3 can write */
 #define BT_CODE       0x200000 /* read and execute */
 #define BT_CODE_MAX   0x200000
 #define BT_AREA       0x400000
+
+/* With a trace (bt/trace.h), from the same start: an area of user code's
+ * translations, and the log of both, uint64_t[], read and write. */
+#define BT_USER_AREA  BT_AREA
+#define BT_LOG        (2 * BT_AREA)
+#define BT_LOG_END    (3 * BT_AREA - 0x1000) /* a page not to be written */
+#define BT_TRACE_AREA (3 * BT_AREA)
 
 /* Offsets in BT_CODE of what is always there. */
 #define BT_MISS_CODE  0x0 /* the table has no landing for RCX */

@@ -133,19 +133,23 @@ static void map_area(struct software *sw, unsigned id)
     pt[BT_POPF / PAGE_4K] = (pa + BT_POPF) | data;
     for (uint64_t at = 0; at < BT_TABLE_SIZE * 8; at += PAGE_4K)
         pt[(BT_TABLE + at) / PAGE_4K] = (pa + BT_TABLE + at) | data;
-    for (uint64_t at = BT_LOG; sw->config.trace && at < BT_LOG_END;
-         at += PAGE_4K)
-        pt[at / PAGE_4K] = (pa + at) | data | PTE_RW;
 }
 
 /* User code's translations share the state, and so the log, of the kernel's. */
-static void map_user_area(struct software *sw)
+static void map_trace(struct software *sw)
 {
-    unsigned user = sw->config.cpus;
-    uint64_t *pt = table(sw, TABLE_AREA_PT + user);
+    uint64_t pa = sw->pa + sw->config.areas + BT_LOG;
+    uint64_t *pd = table(sw, TABLE_AREA_PD) + BT_LOG / PAGE_2M;
+    uint64_t *pt = table(sw, TABLE_AREA_PT + BT_LOG / BT_AREA);
+    const uint64_t data = OWN_LEAF | PTE_US | PTE_XD | PTE_RW;
 
-    map_area(sw, user);
-    pt[BT_STATE / PAGE_4K] = table(sw, TABLE_AREA_PT)[BT_STATE / PAGE_4K];
+    map_area(sw, BT_USER_AREA / BT_AREA);
+    table(sw, TABLE_AREA_PT + BT_USER_AREA / BT_AREA)[BT_STATE / PAGE_4K] =
+        table(sw, TABLE_AREA_PT)[BT_STATE / PAGE_4K];
+    pd[0] = pa | data | PTE_PS;
+    pd[1] = table_entry(sw, TABLE_AREA_PT + BT_LOG / BT_AREA);
+    for (uint64_t at = PAGE_2M; at < BT_LOG_END - BT_LOG; at += PAGE_4K)
+        pt[at % PAGE_2M / PAGE_4K] = (pa + at) | data;
 }
 
 /* Only the kernel's roots have them, user code sees no more than before; but
@@ -159,7 +163,7 @@ static void map_areas(struct software *sw)
     for (unsigned i = 0; i < sw->config.cpus; i++)
         map_area(sw, i);
     if (sw->config.trace)
-        map_user_area(sw);
+        map_trace(sw);
 }
 
 static void write_tables(struct software *sw)
@@ -174,12 +178,14 @@ static void write_tables(struct software *sw)
 /* What translation needs behind the rest, in mon_config's words. */
 static void place_areas(struct software *sw)
 {
-    unsigned cpus = sw->vm->config.vcpus + !!sw->vm->config.software->trace;
+    bool trace = sw->vm->config.software->trace;
+    unsigned cpus = sw->vm->config.vcpus;
     struct mon_config *config = &sw->config;
 
     config->areas = (sw->bytes + PAGE_2M - 1) & ~(PAGE_2M - 1);
-    config->caches = config->areas + cpus * (uint64_t)BT_AREA;
-    config->code_map = config->caches + cpus * MON_CACHE_BYTES;
+    config->caches =
+        config->areas + (trace ? BT_TRACE_AREA : cpus * (uint64_t)BT_AREA);
+    config->code_map = config->caches + (cpus + trace) * MON_CACHE_BYTES;
     config->area_tables = MON_TABLES + TABLE_AREA_PT * PAGE_4K;
     config->kernel_pdpt = MON_TABLES + TABLE_KERNEL_PDPT * PAGE_4K;
     sw->bytes = config->code_map + sw->pa / PAGE_4K / 8;
@@ -475,12 +481,15 @@ uint64_t software_rip(const struct vcpu *vcpu, const struct kvm_regs *regs)
 {
     struct software *sw = vcpu->vm->software;
     const uint64_t area = sw->config.areas + (uint64_t)vcpu->id * BT_AREA;
+    unsigned cache = vcpu->id;
     const struct bt_registers needed = {regs->rcx, regs->rdx, regs->rsp};
     struct bt_point point;
 
+    if (sw->config.trace && cpu_of(sw, vcpu->id)->v.user)
+        cache = sw->config.cpus;
     if (!sw->config.translate ||
         !bt_recover((struct bt_cache *)(sw->memory + sw->config.caches +
-                                        vcpu->id * MON_CACHE_BYTES),
+                                        cache * MON_CACHE_BYTES),
                     (struct bt_state *)(sw->memory + area + BT_STATE),
                     regs->rip, &needed, &point))
         return regs->rip;
