@@ -133,6 +133,14 @@ static void translate_conditional(struct unit *u)
     put_branch(u, branch_target(u));
 }
 
+/* To AMD's CPUs F2 and F3 say LOOPNE and LOOPE. */
+static void put_repeat(struct unit *u)
+{
+    for (unsigned i = 0; i + 2 < u->insn.length; i++)
+        if ((u->bytes[i] | 1) == 0xf3)
+            PUT(u, u->bytes[i]);
+}
+
 /* LOOP, LOOPE, LOOPNE and JRCXZ know no far targets. */
 static void translate_loop(struct unit *u)
 {
@@ -140,6 +148,7 @@ static void translate_loop(struct unit *u)
     record(u, BT_INSTRUCTION, BT_START, 0);
     if (u->insn.address_width == 32)
         PUT(u, 0x67);
+    put_repeat(u);
     PUT(u, u->insn.opcode, 2);
     record_done(u, 0);
     PUT(u, 0xeb, 5);

@@ -10,8 +10,6 @@
 #include <ucontext.h>
 
 #define SIGNAL_STACK (256u << 10)
-#define USER_CS      0x33 /* Linux's */
-#define USER_SS      0x2b
 #define HLT          0xf4
 
 static const int signals[] = {SIGSEGV, SIGBUS,  SIGILL,
@@ -76,6 +74,8 @@ __asm__(".text\n"
         "    mov 56(%rdi), %rdi\n"
         "    iretq\n"
         "run_back:\n"
+        "    pushq $2\n" /* the kernel leaves NT as the guest has it */
+        "    popfq\n"
         "    fxsave64 192(%rdi)\n"
         "    fninit\n"
         "    ldmxcsr (%rsp)\n"
@@ -95,12 +95,12 @@ static const int greg[16] = {
     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
 };
 
-/* The kernel leaves AC as the guest has it. */
+/* The kernel leaves AC and NT as the guest has them. */
 void run_signal(int number, siginfo_t *info, void *context);
 
 __asm__("run_signal:\n"
         "    pushf\n"
-        "    andl $~0x40000, (%rsp)\n"
+        "    andl $~0x44000, (%rsp)\n"
         "    popf\n"
         "    jmp run_caught\n");
 
@@ -177,10 +177,10 @@ void run_enter(struct run *run, struct run_regs *regs, struct run_trap *trap)
     memcpy(run->gpr, regs->gpr, sizeof run->gpr);
     memcpy(run->fx, regs->fx, sizeof run->fx);
     run->iret.rip = regs->rip;
-    run->iret.cs = USER_CS;
+    run->iret.cs = RUN_CS;
     run->iret.rflags = regs->rflags | RUN_RESERVED | RUN_IF;
     run->iret.rsp = regs->gpr[4];
-    run->iret.ss = USER_SS;
+    run->iret.ss = RUN_SS;
     run->inside = true;
     run_go(run);
     memcpy(regs->gpr, run->gpr, sizeof run->gpr);
@@ -225,6 +225,7 @@ int translated_open(struct translated *t, struct run *run,
     struct bt_config bt = {.va = config->va,
                            .code_bytes = config->code_bytes,
                            .is_sensitive = config->is_sensitive};
+    struct bt_state *state;
 
     *t = (struct translated){.run = run};
     t->cache = calloc(1, sizeof *t->cache);
@@ -235,6 +236,9 @@ int translated_open(struct translated *t, struct run *run,
         t->area = NULL;
     if (!t->cache || !t->area)
         return why_set(why, ENOMEM, "no memory for a translation cache");
+    state = (struct bt_state *)(t->area + BT_STATE);
+    state->minus_cs = -(uint64_t)RUN_CS;
+    state->minus_ss = -(uint64_t)RUN_SS;
     bt.area = t->area;
     bt.cache = t->cache;
     return bt_create(&t->bt, &bt, why);
@@ -327,6 +331,10 @@ static bool in_cache(struct translated *t, uint64_t address,
     raw.rip = address;
     for (;;) {
         t->entries++;
+        if (t->entries_left && !--t->entries_left) {
+            trap->vector = RUN_TIMEOUT;
+            return false;
+        }
         if (t->on_step)
             run_step(t->run, &raw, trap);
         else

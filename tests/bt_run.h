@@ -18,6 +18,8 @@
 #define RUN_RESERVED 0x2 /* the bit of RFLAGS that is always set */
 #define RUN_TF       0x100
 #define RUN_IF       0x200
+#define RUN_CS       0x33 /* Linux's */
+#define RUN_SS       0x2b
 
 enum run_vector {
     RUN_DIVIDE = 0,
@@ -80,6 +82,7 @@ struct translated {
     bool (*on_step)(void *context, const struct run_regs *regs,
                     const struct bt_point *point);
     void *context;
+    uint64_t entries_left; /* RUN_TIMEOUT without; 0: no limit */
     uint64_t translations, call_outs, misses, entries;
     char broken[128];
 };

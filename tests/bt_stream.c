@@ -14,11 +14,14 @@
 #define LABELS_MAX (UNITS_MAX + 1 + FUNCTIONS)
 #define FIXUPS_MAX 128u
 #define INSN_MAX   15u
+#define PART_BYTES (2 * RUN_PAGE) /* of code, data and stack each */
 
 const struct stream_place stream_places[STREAM_PLACES] = {
-    [STREAM_LOW] = {"low", 0x40000000, 0x40010000, 0x40020000},
-    [STREAM_HIGH] = {"high", 0x200000000000, 0x200000010000, 0x200000020000},
-    [STREAM_BORDER] = {"border", 0x7ffff000, 0x80010000, 0x80020000},
+    [STREAM_LOW] = {"low", 0x40000000, 0x40010000, 0x40020000, 0x200200000000},
+    [STREAM_HIGH] = {"high", 0x200000000000, 0x200000010000, 0x200000020000,
+                     0x200100000000},
+    [STREAM_BORDER] = {"border", 0x7ffff000, 0x80010000, 0x80020000,
+                       0x200300000000},
 };
 
 struct fixup {
@@ -966,6 +969,16 @@ static void put_pushed(struct gen *g)
     }
 }
 
+/* What is on the stack becomes flags that a process may set: the arithmetic
+ * ones, DF and ID; always IF. */
+static void put_flags_mask(struct gen *g, unsigned more)
+{
+    PUT(g, 0x48, 0x81, 0x24, 0x24);
+    put(g, 0xcd5 | (one_in(g, 4) ? 0x200000 : 0), 4);
+    PUT(g, 0x48, 0x81, 0x0c, 0x24);
+    put(g, RUN_IF | more, 4);
+}
+
 static void put_popped(struct gen *g)
 {
     static const struct form pop = {0, 0x8f, 0, 4, 0, 0, 0};
@@ -974,11 +987,8 @@ static void put_popped(struct gen *g)
     case 0:
         put_form(g, &pop, true);
         break;
-    case 1: /* the arithmetic flags, DF and ID; always IF */
-        PUT(g, 0x48, 0x81, 0x24, 0x24);
-        put(g, 0xcd5 | (one_in(g, 4) ? 0x200000 : 0), 4);
-        PUT(g, 0x48, 0x81, 0x0c, 0x24);
-        put(g, RUN_IF, 4);
+    case 1:
+        put_flags_mask(g, 0);
         plain(g, 0, 0x9d, 0, 0, 0);
         break;
     default:
@@ -1182,6 +1192,22 @@ static void unit_call(struct gen *g)
     }
 }
 
+/* To a later unit, now and then with a selector that can't be. */
+static void unit_return_from_interrupt(struct gen *g)
+{
+    unsigned reg = general_register(g);
+
+    PUT(g, (uint8_t)(0x48 | reg >> 3), 0x89, (uint8_t)(0xe0 | (reg & 7)));
+    PUT(g, 0x6a, (uint8_t)(one_in(g, 30) ? 0 : RUN_SS));
+    plain(g, 0, 0x50, 0, reg, 0);
+    PUT(g, 0x9c);
+    put_flags_mask(g, one_in(g, 4) ? 0x10000 : 0);
+    PUT(g, 0x6a, (uint8_t)(one_in(g, 30) ? 0 : RUN_CS));
+    load_label(g, reg, later_label(g));
+    plain(g, 0, 0x50, 0, reg, 0);
+    PUT(g, 0x48, 0xcf);
+}
+
 /* An instruction that is jumped into: what its immediate holds is one too. */
 static void unit_overlap(struct gen *g)
 {
@@ -1289,13 +1315,16 @@ static const struct {
     void (*make)(struct gen *g);
     unsigned weight;
 } kinds[] = {
-    {unit_integer, 90},  {unit_vector, 20},      {unit_vex, 8},
-    {unit_condition, 8}, {unit_accumulator, 10}, {unit_short, 12},
-    {unit_offset, 3},    {unit_xlat, 2},         {unit_fence, 1},
-    {unit_string, 12},   {unit_stack, 18},       {unit_conditional, 14},
-    {unit_jump, 4},      {unit_loop, 6},         {unit_back, 6},
-    {unit_indirect, 8},  {unit_call, 12},        {unit_overlap, 3},
-    {unit_trap, 2},
+    {unit_integer, 90},     {unit_vector, 20},
+    {unit_vex, 8},          {unit_condition, 8},
+    {unit_accumulator, 10}, {unit_short, 12},
+    {unit_offset, 3},       {unit_xlat, 2},
+    {unit_fence, 1},        {unit_string, 12},
+    {unit_stack, 18},       {unit_conditional, 14},
+    {unit_jump, 4},         {unit_loop, 6},
+    {unit_back, 6},         {unit_indirect, 8},
+    {unit_call, 12},        {unit_overlap, 3},
+    {unit_trap, 2},         {unit_return_from_interrupt, 3},
 };
 
 static void put_unit(struct gen *g)
@@ -1459,13 +1488,17 @@ void stream_make_bytes(struct stream *stream, uint64_t seed, unsigned places)
 /* ---- Memory -----------------------------------------------------------------
  */
 
+#define PARTS 4
+
 static const struct {
     size_t offset;
-    unsigned pages;
-} parts[] = {
-    {offsetof(struct stream_place, code), STREAM_CODE_PAGES},
-    {offsetof(struct stream_place, data), STREAM_DATA_PAGES},
-    {offsetof(struct stream_place, stack), 2},
+    int protection;
+    bool shared;
+} parts[PARTS] = {
+    {offsetof(struct stream_place, code), PROT_READ | PROT_EXEC, true},
+    {offsetof(struct stream_place, alias), PROT_READ | PROT_WRITE, true},
+    {offsetof(struct stream_place, data), PROT_READ | PROT_WRITE, false},
+    {offsetof(struct stream_place, stack), PROT_READ | PROT_WRITE, false},
 };
 
 static uint64_t part_of(const struct stream_place *place, unsigned part)
@@ -1476,23 +1509,28 @@ static uint64_t part_of(const struct stream_place *place, unsigned part)
 static void unmap(const struct stream_place *place, unsigned count)
 {
     while (count--)
-        munmap((void *)part_of(place, count), parts[count].pages * RUN_PAGE);
+        munmap((void *)part_of(place, count), PART_BYTES);
 }
 
+/* Guests can't write to code: nobody would notice. */
 static bool map(const struct stream_place *place)
 {
-    for (unsigned i = 0; i < 3; i++) {
-        void *at = (void *)part_of(place, i);
-        int prot = PROT_READ | PROT_WRITE | (i ? 0 : PROT_EXEC);
+    int fd = memfd_create("code", MFD_CLOEXEC);
+    unsigned i = 0;
 
-        if (mmap(at, parts[i].pages * RUN_PAGE, prot,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
-                 0) == MAP_FAILED) {
-            unmap(place, i);
-            return false;
-        }
+    for (; fd >= 0 && !ftruncate(fd, PART_BYTES) && i < PARTS; i++) {
+        int flags = parts[i].shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+
+        if (mmap((void *)part_of(place, i), PART_BYTES, parts[i].protection,
+                 flags | MAP_FIXED_NOREPLACE, parts[i].shared ? fd : -1,
+                 0) == MAP_FAILED)
+            break;
     }
-    return true;
+    if (fd >= 0)
+        close(fd);
+    if (i < PARTS)
+        unmap(place, i);
+    return i == PARTS;
 }
 
 unsigned stream_map(void)
@@ -1512,7 +1550,7 @@ void stream_unmap(unsigned places)
 {
     for (unsigned i = 0; i < STREAM_PLACES; i++)
         if (places >> i & 1)
-            unmap(&stream_places[i], 3);
+            unmap(&stream_places[i], PARTS);
     syscall(SYS_arch_prctl, ARCH_SET_GS, 0ull);
 }
 
@@ -1527,8 +1565,8 @@ void stream_load(const struct stream *s)
     const struct stream_place *place = s->place;
     uint64_t random = s->seed + 1;
 
-    memset((void *)place->code, 0xf4, STREAM_BYTES);
-    memcpy((void *)(place->code + s->at), s->code, s->bytes);
+    memset((void *)place->alias, 0xf4, STREAM_BYTES);
+    memcpy((void *)(place->alias + s->at), s->code, s->bytes);
     fill((void *)stream_places[STREAM_LOW].data, STREAM_DATA_PAGES, &random);
     fill((void *)place->data, STREAM_DATA_PAGES, &random);
     fill((void *)place->stack, 2, &random);

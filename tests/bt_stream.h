@@ -18,6 +18,7 @@
 struct stream_place {
     const char *name;
     uint64_t code, data, stack;
+    uint64_t alias; /* the same code, to be written */
 };
 
 /* Code below 2 GiB; beyond 32 bits; across 2 GiB. Data of the first is there

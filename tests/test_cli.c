@@ -302,6 +302,87 @@ static void kvm_goes_away(void)
     free(folder);
 }
 
+/* ---- What a translated run says of itself ------------------------------- */
+
+/* The sum of the run's counters whose names begin so, and how many. */
+static double counted(const struct table *counters, const char *run,
+                      const char *prefix, unsigned *rows)
+{
+    double sum = 0, value;
+
+    *rows = 0;
+    for (size_t i = 0; i < table_rows(counters); i++) {
+        const char *name =
+            table_cell(counters, i, table_column(counters, "name"));
+
+        if (strcmp(table_cell(counters, i, table_column(counters, "run_id")),
+                   run) ||
+            strncmp(name, prefix, strlen(prefix)))
+            continue;
+        CU_ASSERT(
+            table_number(counters, i, table_column(counters, "value"), &value));
+        CU_ASSERT(value >= 0);
+        sum += value;
+        ++*rows;
+    }
+    return sum;
+}
+
+static void check_translated(const struct table *runs,
+                             const struct table *counters)
+{
+    static const char *const columns[][2] = {{"technique", "bt"},
+                                             {"shadow_policy", "unsync"},
+                                             {"bt_adaptive", "off"},
+                                             {"bt_cache_bytes", "65536"}};
+    unsigned rows;
+
+    for (unsigned i = 0; i < 4; i++) {
+        int column = table_column(runs, columns[i][0]);
+
+        CU_ASSERT_STRING_EQUAL(table_cell(runs, 0, column), columns[i][1]);
+        if (i > 1)
+            CU_ASSERT_STRING_EQUAL(table_cell(runs, 1, column), "");
+    }
+    CU_ASSERT(counted(counters, "host-0001", "bt_blocks", &rows) > 0);
+    CU_ASSERT_EQUAL(rows, 1);
+    CU_ASSERT(counted(counters, "host-0001", "bt_instructions_", &rows) > 0);
+    CU_ASSERT_EQUAL(rows, 10);
+    CU_ASSERT(counted(counters, "host-0001", "bt_code_bytes", &rows) >
+              counted(counters, "host-0001", "bt_guest_bytes", &rows));
+    counted(counters, "host-0002", "bt_", &rows);
+    CU_ASSERT_EQUAL(rows, 0);
+}
+
+static void translated(void)
+{
+    char *folder = test_folder(), *output, path[600];
+    struct table *runs = NULL, *counters = NULL;
+    struct why why;
+    int status;
+
+    if (have_kvm()) {
+        status = test_shell(&output,
+                            "\"$MEMVIRT\" run -t bt,trap -w kcall --ops 3 "
+                            "--bt-adaptive off --bt-cache 64K --no-lab "
+                            "--no-figures -o %s/r",
+                            folder);
+        CU_ASSERT_EQUAL(status, 0);
+        free(output);
+        snprintf(path, sizeof path, "%s/r/runs.csv", folder);
+        CU_ASSERT_EQUAL(table_read(&runs, path, &why), 0);
+        snprintf(path, sizeof path, "%s/r/counters.csv", folder);
+        CU_ASSERT_EQUAL(table_read(&counters, path, &why), 0);
+        if (runs && counters && table_rows(runs) == 2)
+            check_translated(runs, counters);
+        else
+            CU_FAIL("not two rows");
+        table_free(runs);
+        table_free(counters);
+    }
+    free(folder);
+}
+
 /* ---- Folders and Ctrl-C ------------------------------------------------ */
 
 static void result_folders(void)
@@ -374,6 +455,7 @@ TEST_SUITE(cli, {"usage errors", usage_errors},
            {"more memory than there is", more_than_there_is},
            {"without KVM", without_kvm},
            {"KVM goes away between runs", kvm_goes_away},
+           {"what a translated run says of itself", translated},
            {"result folders", result_folders},
            {"an interrupt leaves whole rows", interrupted},
            {"reading commands", reading_commands}, {"walk", walk_as_typed},

@@ -284,7 +284,7 @@ static void stores_to_tables_are_called_out(void)
     CU_ASSERT(faults >= 3 && faults < 10);
     CU_ASSERT_EQUAL(cpu->traps[MON_STORE_CALL_OUT], 100 - faults);
     /* And a copy again when it writes to something else for long. */
-    for (unsigned i = 0; i < 64; i++) {
+    for (unsigned i = 0; i < 16; i++) {
         go(g, 0, CODE);
         CU_ASSERT_EQUAL(next_byte(g, 0), 0xf4);
         cpu->frame.rdi = DATA;

@@ -135,9 +135,11 @@ struct mon_region {
     uint64_t root[2], epoch; /* of the shadow tables when it was so */
 };
 
+/* A store of the kernel's to traced tables. */
 struct mon_hot {
     uint64_t rip;
-    unsigned count;
+    unsigned faults, elsewhere; /* since it was adapted */
+    unsigned times;             /* that it was made a copy again */
 };
 
 #define MON_REGIONS 32
@@ -155,7 +157,7 @@ struct mon_translated {
     bool guarded;           /* the page of flags is read-only */
     bool untranslated;      /* user code's next instruction runs as it is */
     volatile bool stale;    /* another vCPU wrote to code */
-    unsigned regions, next_hot, untraced;
+    unsigned regions, next_hot;
     struct mon_region region[MON_REGIONS];
     struct mon_hot hot[MON_HOT];
 };

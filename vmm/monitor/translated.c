@@ -7,10 +7,12 @@
 
 #include <errno.h>
 
-/* An instruction that faulted so often because of traced tables is called out;
- * and is a copy again after so many writes to something else in a row. */
-#define ADAPT_AFTER 4
-#define ADAPT_BACK  64
+/* An instruction that faulted so often because of traced tables is called out,
+ * and is a copy again when so many more of its writes went elsewhere than to
+ * such tables. Each time that it is, twice as many faults are needed. */
+#define ADAPT_AFTER 4u
+#define ADAPT_BACK  16
+#define ADAPT_TIMES 12
 
 /* The kernel's, which user code's translations spill into too. */
 static struct bt_state *state_of(const struct mon_cpu *cpu)
@@ -331,22 +333,41 @@ static void restore(struct mon_cpu *cpu, const struct bt_point *point,
         cpu->bt.block = point->block;
 }
 
+static struct mon_hot *hot_of(struct mon_cpu *cpu, uint64_t rip)
+{
+    struct mon_hot *hot;
+
+    for (unsigned i = 0; i < MON_HOT; i++)
+        if (cpu->bt.hot[i].rip == rip)
+            return &cpu->bt.hot[i];
+    hot = &cpu->bt.hot[cpu->bt.next_hot++ % MON_HOT];
+    *hot = (struct mon_hot){.rip = rip};
+    return hot;
+}
+
+static void adapt(struct mon *m, struct mon_cpu *cpu, uint64_t rip,
+                  bool call_out)
+{
+    translator(m, cpu,
+               &(struct mon_translation){
+                   .op = MON_TRANSLATOR_ADAPT, .va = rip, .flag = call_out});
+}
+
 /* A called-out store: one that wrote to traced tables before. */
 static int store(struct mon *m, struct mon_cpu *cpu, const struct insn *insn)
 {
-    uint64_t before = shadow_stats(m->shadow)->guest_writes, rip;
+    uint64_t before = shadow_stats(m->shadow)->guest_writes;
+    struct mon_hot *hot = hot_of(cpu, cpu->frame.rip);
 
-    rip = cpu->frame.rip;
     cpu->traps[MON_STORE_CALL_OUT]++;
     if (mon_emulate_store(m, cpu, insn))
         return RAISED;
-    if (shadow_stats(m->shadow)->guest_writes != before)
-        cpu->bt.untraced = 0;
-    else if (++cpu->bt.untraced >= ADAPT_BACK) {
-        cpu->bt.untraced = 0;
-        translator(m, cpu,
-                   &(struct mon_translation){
-                       .op = MON_TRANSLATOR_ADAPT, .va = rip, .flag = false});
+    if (shadow_stats(m->shadow)->guest_writes != before) {
+        hot->elsewhere -= hot->elsewhere > 0;
+    } else if (++hot->elsewhere >= ADAPT_BACK) {
+        hot->elsewhere = 0;
+        hot->times += hot->times < ADAPT_TIMES;
+        adapt(m, cpu, hot->rip, false);
     }
     return 0;
 }
@@ -366,24 +387,15 @@ static int call_out(struct mon *m, struct mon_cpu *cpu)
 
 void mon_traced_write(struct mon *m, struct mon_cpu *cpu)
 {
-    struct mon_hot *hot = NULL;
+    struct mon_hot *hot;
 
     if (!m->config.adaptive || cpu->v.user)
         return;
-    for (unsigned i = 0; !hot && i < MON_HOT; i++)
-        if (cpu->bt.hot[i].rip == cpu->frame.rip)
-            hot = &cpu->bt.hot[i];
-    if (!hot) {
-        hot = &cpu->bt.hot[cpu->bt.next_hot++ % MON_HOT];
-        *hot = (struct mon_hot){.rip = cpu->frame.rip};
-    }
-    if (++hot->count < ADAPT_AFTER)
+    hot = hot_of(cpu, cpu->frame.rip);
+    if (++hot->faults < ADAPT_AFTER << hot->times)
         return;
-    hot->rip = 0;
-    translator(m, cpu,
-               &(struct mon_translation){.op = MON_TRANSLATOR_ADAPT,
-                                         .va = cpu->frame.rip,
-                                         .flag = true});
+    hot->faults = 0;
+    adapt(m, cpu, hot->rip, true);
 }
 
 /* After one step of the real CPU: has the guest's instruction been done? */
