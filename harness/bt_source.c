@@ -28,25 +28,12 @@ static bool take(void *arg, const uint64_t *words, size_t count)
 {
     struct bt_source *source = arg;
 
-    while (count && !__atomic_load_n(&source->closing, __ATOMIC_RELAXED)) {
-        uint64_t *to = ring_room(source->ring);
-        size_t part = 0;
-
-        while (part < count) {
-            size_t length = event_words(event_kind(words[part]));
-
-            if (!length || part + length > RING_WORDS)
-                break;
-            part += length;
-        }
-        if (!part)
-            return false;
-        memcpy(to, words, part * sizeof *words);
-        ring_submit(source->ring, part);
-        words += part;
-        count -= part;
-    }
-    return !count;
+    if (__atomic_load_n(&source->closing, __ATOMIC_RELAXED) ||
+        count > RING_WORDS)
+        return false;
+    memcpy(ring_room(source->ring), words, count * sizeof *words);
+    ring_submit(source->ring, count);
+    return true;
 }
 
 /* The guest's own message explains more than how the VM ended. */

@@ -41,7 +41,7 @@ struct vm_hooks {
 };
 
 /* Takes what a guest does to memory (trace/event.h): whole events, in order,
- * on vCPU 0's thread. False ends the run. */
+ * on vCPU 0's thread, 4096 words at most. False ends the run. */
 struct vm_trace {
     bool fetches; /* instructions too */
     bool (*take)(void *arg, const uint64_t *words, size_t count);
