@@ -94,23 +94,40 @@ static uint64_t moved_stack(const struct unit *u,
     return 0;
 }
 
+/* Zydis 4.0 takes REX.B for R13 where a SIB has no base at all, and the
+ * displacement for none (SDM vol. 2, table 2-5). */
+static bool has_no_base(const struct unit *u)
+{
+    const ZydisDecodedInstruction *insn = &u->insn;
+
+    return insn->attributes & ZYDIS_ATTRIB_HAS_MODRM &&
+           insn->raw.modrm.mod == 0 && insn->raw.modrm.rm == 4 &&
+           insn->raw.sib.base == 5;
+}
+
 static void address(const struct unit *u, struct access *access)
 {
     const ZydisDecodedOperand *operand = access->operand;
     struct bt_op *op = &access->op;
     bool relative = operand->mem.base == ZYDIS_REGISTER_RIP ||
                     operand->mem.base == ZYDIS_REGISTER_EIP;
+    bool hidden = operand->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN;
+    bool bare = !hidden && has_no_base(u);
+    /* 64 bits, whatever the address size is. */
+    bool stack = hidden && (gpr_of(operand->mem.base) == REG_SP ||
+                            gpr_of(operand->mem.base) == REG_BP);
 
-    access->base = relative ? NO_REG : gpr_of(operand->mem.base);
+    access->base = relative || bare ? NO_REG : gpr_of(operand->mem.base);
     access->index = gpr_of(operand->mem.index);
-    op->address =
-        relative ? relative_target(u) : (uint64_t)operand->mem.disp.value;
+    op->address = relative ? relative_target(u)
+                  : bare   ? (uint64_t)u->insn.raw.disp.value
+                           : (uint64_t)operand->mem.disp.value;
     op->address += moved_stack(u, operand);
     op->bytes = operand->size / 8;
     op->shift = (uint8_t)__builtin_ctz(operand->mem.scale | 0x100);
     if (op->shift == 8)
         op->shift = 0;
-    if (u->insn.address_width == 32)
+    if (u->insn.address_width == 32 && !stack)
         op->flags |= BT_OP_ADDRESS_32;
     if (operand->mem.segment == ZYDIS_REGISTER_FS)
         op->flags |= BT_OP_FS;

@@ -170,7 +170,7 @@ static void store_at(struct bt_trace *trace, uint64_t va, uint64_t value)
 {
     uint64_t event[] = {event_word(EVENT_STORE, va), 0, value};
 
-    if (va % 8 || !(va >> 63) || !mmu_canonical(va, 4) ||
+    if (va % 8 || !mmu_canonical(va, 4) ||
         !trace->config.locate(trace->config.arg, va, &event[1])) {
         access_at(trace, EVENT_KERNEL_WRITE, va, 8);
         return;
@@ -258,7 +258,7 @@ static void clear_page(struct bt_trace *trace, const struct run *run,
 {
     uint64_t gpa;
 
-    if (va % PAGE_4K == 0 && va >> 63 && mmu_canonical(va, 4) && !run->down &&
+    if (va % PAGE_4K == 0 && mmu_canonical(va, 4) && !run->down &&
         run->bytes - done >= PAGE_4K &&
         trace->config.locate(trace->config.arg, va, &gpa))
         tell(trace, (const uint64_t[]){event_word(EVENT_CLEAR, gpa)});

@@ -45,8 +45,8 @@ struct bt_trace_config {
     void (*take)(void *arg, uint64_t *words, size_t count);
     /* A store, a cleared page, INVLPG or MOV to CR3, when it is its turn. */
     void (*happened)(void *arg, const uint64_t *event);
-    /* Guest-physical, of an address of the kernel's, after all of that; false:
-     * nothing there. */
+    /* Guest-physical, of a store of the kernel's, after all of that; false: no
+     * table can be there. */
     bool (*locate)(void *arg, uint64_t gva, uint64_t *gpa);
     /* Expands what is in the log, now: pieces will be forgotten. */
     void (*drain)(void *arg);

@@ -472,7 +472,8 @@ static bool is_called_out(const struct unit *u)
     const struct bt_config *config = &u->bt->config;
 
     if (config->user)
-        return u->insn.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
+        return u->insn.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
+               u->insn.meta.category == ZYDIS_CATEGORY_RET;
     switch (u->insn.meta.category) {
     case ZYDIS_CATEGORY_INTERRUPT:
     case ZYDIS_CATEGORY_IO:

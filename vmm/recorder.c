@@ -45,6 +45,8 @@ static bool locate(void *arg, uint64_t gva, uint64_t *gpa)
     struct recorder *r = arg;
     uint64_t page = gva & ~(PAGE_4K - 1), slot = (page >> 12) % KNOWN;
 
+    if (!(gva >> 63)) /* user code's, which holds none */
+        return false;
     if (r->known[slot].page != page + 1) {
         const struct mmu_state state = {
             .cr3 = r->cr3,
