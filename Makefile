@@ -76,10 +76,12 @@ $(WL_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call Q,CC)$(CC) $(WL_CFLAGS) -c -o $@ $<
 
-# The same of what the guest's kernel runs.
+# The same of what the guest's kernel runs, in the same places of cache lines.
+COMPUTE_CFLAGS = -mgeneral-regs-only -falign-functions=64
+
 $(COMPUTE_OBJ): $B/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(call Q,CC)$(CC) $(WL_CFLAGS) -mgeneral-regs-only -c -o $@ $<
+	$(call Q,CC)$(CC) $(WL_CFLAGS) $(COMPUTE_CFLAGS) -c -o $@ $<
 
 # The model's loops run a hundred million times a second.
 $(call obj,model/machine.c): HOST_CFLAGS += -O3
@@ -235,6 +237,7 @@ $B/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/libfuzzer.c $(FUZZ_LIB_SRC) $(HOSTED_A
 	    -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
 
 $B/fuzz/direct: tests/direct_oracle.c
+$B/fuzz/bt: tests/bt_check.c
 
 FUZZ_SECONDS ?= 60
 fuzz: $(patsubst tests/fuzz/fuzz_%.c,$B/fuzz/%,$(FUZZ_SRC)) ## Fuzz each target for FUZZ_SECONDS (60)
@@ -248,17 +251,20 @@ $B/bench/%: tests/bench/%.c $(LIB_OBJ) $(WL_OBJ) $(COMPUTE_OBJ) $(TRACED_OBJ)
 	@mkdir -p $(@D)
 	$(call Q,LD)$(CC) $(HOST_CFLAGS) -pie -pthread -o $@ $(filter %.c %.o,$^) $(PKG_LIBS)
 
+$B/bench/bt: tests/bt_run.c
+
 bench: $(patsubst tests/bench/%.c,$B/bench/%,$(BENCH_SRC)) $B/guest.elf ## Run the benchmarks
 	@for bench in $(filter $B/bench/%,$^); do echo "== $${bench##*/}"; $$bench || exit 1; done
 
 LINT_SRC = $(shell git ls-files '*.c' '*.h')
 lint: ## clang-format, clang-tidy, cppcheck, shellcheck
 	clang-format --dry-run -Werror $(LINT_SRC)
-	cppcheck --quiet --error-exitcode=1 --std=c17 --inline-suppr \
+	cppcheck -j $$(nproc) --quiet --error-exitcode=1 --std=c17 --inline-suppr \
 	    --suppress=syntaxError:workloads/api.h --suppress=ctuuninitvar \
 	    --enable=warning,portability -I. -D__x86_64__ $(filter-out %.h,$(LINT_SRC))
-	clang-tidy --quiet --warnings-as-errors='*' $(LINT_HOSTED) -- -std=gnu17 \
-	    -D_GNU_SOURCE -I. $(PKG_CFLAGS) -DMEMVIRT_ROOT='""' -DMEMVIRT_BUILD='""'
+	printf '%s\n' $(LINT_HOSTED) | xargs -P $$(nproc) -I {} clang-tidy --quiet \
+	    --warnings-as-errors='*' {} -- -std=gnu17 -D_GNU_SOURCE -I. $(PKG_CFLAGS) \
+	    -DMEMVIRT_ROOT='""' -DMEMVIRT_BUILD='""'
 	shellcheck -x $(shell git ls-files '*.sh' scripts/setup scripts/lab/lab)
 LINT_HOSTED = $(HOSTED_SRC) $(WL_SRC) $(COMPUTE_SRC)
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #define SIGNAL_STACK (256u << 10)
 #define HLT          0xf4
@@ -114,8 +115,11 @@ void run_caught(int number, siginfo_t *info, void *context)
 
     (void)info;
     if (!run->inside) {
-        if (number != SIGVTALRM)
-            signal(number, SIG_DFL);
+        if (number == SIGVTALRM)
+            return;
+        dprintf(2, "signal %d outside of the guest, at %#llx\n", number,
+                (unsigned long long)regs[REG_RIP]);
+        signal(number, SIG_DFL);
         return;
     }
     for (unsigned i = 0; i < 16; i++)

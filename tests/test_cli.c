@@ -335,8 +335,12 @@ static void check_translated(const struct table *runs,
                                              {"shadow_policy", "unsync"},
                                              {"bt_adaptive", "off"},
                                              {"bt_cache_bytes", "65536"}};
+    int checksum = table_column(runs, "checksum");
     unsigned rows;
 
+    for (size_t i = 1; i < 3; i++)
+        CU_ASSERT_STRING_EQUAL(table_cell(runs, 0, checksum),
+                               table_cell(runs, i, checksum));
     for (unsigned i = 0; i < 4; i++) {
         int column = table_column(runs, columns[i][0]);
 
@@ -362,21 +366,22 @@ static void translated(void)
     int status;
 
     if (have_kvm()) {
-        status = test_shell(&output,
-                            "\"$MEMVIRT\" run -t bt,trap -w kcall --ops 3 "
-                            "--bt-adaptive off --bt-cache 64K --no-lab "
-                            "--no-figures -o %s/r",
-                            folder);
+        status =
+            test_shell(&output,
+                       "\"$MEMVIRT\" run -t bt,trap,native -w kcall --ops 3 "
+                       "--bt-adaptive off --bt-cache 64K --no-lab "
+                       "--no-figures -o %s/r",
+                       folder);
         CU_ASSERT_EQUAL(status, 0);
         free(output);
         snprintf(path, sizeof path, "%s/r/runs.csv", folder);
         CU_ASSERT_EQUAL(table_read(&runs, path, &why), 0);
         snprintf(path, sizeof path, "%s/r/counters.csv", folder);
         CU_ASSERT_EQUAL(table_read(&counters, path, &why), 0);
-        if (runs && counters && table_rows(runs) == 2)
+        if (runs && counters && table_rows(runs) == 3)
             check_translated(runs, counters);
         else
-            CU_FAIL("not two rows");
+            CU_FAIL("not three rows");
         table_free(runs);
         table_free(counters);
     }

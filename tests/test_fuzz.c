@@ -179,9 +179,15 @@ static void direct(void)
     replay_some("direct", fuzz_direct, MUTATIONS_SLOW / 10);
 }
 
+static void bt(void)
+{
+    replay_some("bt", fuzz_bt, MUTATIONS_SLOW / 10);
+}
+
 TEST_SUITE(fuzz, {"ELF loader", elf}, {"results page", results},
            {"run record", record}, {"CSV reader", csv},
            {"CPU profile", profile}, {"trace", trace},
            {"block of a trace", block}, {"lackey", lackey},
            {"ChampSim", champsim}, {"memtrace", memtrace}, {"decode", decode},
-           {"patch", patch}, {"direct paging", direct});
+           {"patch", patch}, {"direct paging", direct},
+           {"binary translator", bt});

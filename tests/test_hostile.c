@@ -44,7 +44,7 @@ static bool under_pvm(void)
 }
 
 static struct outcome run(const void *code, size_t bytes,
-                          struct vm_software software)
+                          struct vm_software software, unsigned time_limit_s)
 {
     struct test_image image = test_image(code, bytes);
     struct guest_config config = {.operations = 1};
@@ -52,7 +52,7 @@ static struct outcome run(const void *code, size_t bytes,
     struct vm_config vm_config = {
         .ram_bytes = VM_RAM_MIN,
         .vcpus = 1,
-        .time_limit_s = 2,
+        .time_limit_s = time_limit_s,
         .software = &software,
         .hooks = {.mark = on_mark},
         .arg = &o,
@@ -167,7 +167,7 @@ static bool have_kvm(void)
 
 static void check_guest(size_t i, struct vm_software software)
 {
-    struct outcome o = run(guests[i].code, guests[i].bytes, software);
+    struct outcome o = run(guests[i].code, guests[i].bytes, software, 60);
 
     if (o.end != guests[i].end)
         printf("\n    %s%s: end %d, %s\n", guests[i].name,
@@ -222,7 +222,8 @@ static void random_programs(void)
         o = run(code, bytes,
                 (struct vm_software){.policy = vms % 3,
                                      .pv = vms % 4 == 3,
-                                     .translate = vms % 4 == 1});
+                                     .translate = vms % 4 == 1},
+                2);
         done += o.marks;
         timeouts += o.end == VM_END_TIMEOUT;
         if (getenv("HOSTILE_VERBOSE"))

@@ -21,6 +21,7 @@ int fuzz_champsim(const uint8_t *bytes, size_t count);
 int fuzz_memtrace(const uint8_t *bytes, size_t count);
 int fuzz_direct(const uint8_t *bytes, size_t count);
 int fuzz_decode(const uint8_t *bytes, size_t count);
+int fuzz_bt(const uint8_t *bytes, size_t count);
 int fuzz_patch(const uint8_t *bytes, size_t count);
 
 #endif
