@@ -17,6 +17,7 @@
 
 #include "base/why.h"
 #include "bt/cache.h"
+#include "bt/trace.h"
 
 struct bt_config {
     uint64_t va;            /* of the area, where translated code runs */
@@ -26,6 +27,10 @@ struct bt_config {
     /* Must the monitor do it? May be NULL: only what raises #GP by itself and
      * what can't be decoded are then called out. */
     bool (*is_sensitive)(const uint8_t *bytes, unsigned count);
+    /* User code: it is what it is, but for far branches, which are called
+     * out for somebody to step over where they are. */
+    bool user;
+    struct bt_trace *trace; /* its accesses are logged (bt/trace.h), or NULL */
 };
 
 /* What was translated as what. */

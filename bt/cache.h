@@ -33,6 +33,13 @@
 #define BT_CODE_MAX   0x200000
 #define BT_AREA       0x400000
 
+/* With a trace (bt/trace.h), from the same start: an area of user code's
+ * translations, and the log of both, uint64_t[], read and write. */
+#define BT_USER_AREA  BT_AREA
+#define BT_LOG        (2 * BT_AREA)
+#define BT_LOG_END    (3 * BT_AREA - 0x1000) /* a page not to be written */
+#define BT_TRACE_AREA (3 * BT_AREA)
+
 /* Offsets in BT_CODE of what is always there. */
 #define BT_MISS_CODE  0x0 /* the table has no landing for RCX */
 #define BT_CODE_FIRST 0x40
@@ -41,6 +48,7 @@ struct bt_state {
     uint64_t spill[16]; /* by register number, RAX 0 .. R15 15 */
     /* -CS and -SS: an IRET to the same ones is done in line. */
     uint64_t minus_cs, minus_ss;
+    uint64_t log; /* the address of the next word (bt/trace.h) */
 };
 
 /* Written by CLI, STI and POPF in line. Whoever wants to know when the guest

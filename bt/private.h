@@ -12,8 +12,8 @@ enum { REG_AX, REG_CX, REG_DX, REG_BX, REG_SP, REG_BP, REG_SI, REG_DI };
  * one can need. */
 #define BLOCK_INSTRUCTIONS 48
 #define INSTRUCTION_CODE   192
-#define BLOCK_CODE         ((BLOCK_INSTRUCTIONS + 1) * INSTRUCTION_CODE)
-#define BLOCK_RECORDS      ((BLOCK_INSTRUCTIONS + 2) * 8 + 16)
+#define LOG_CODE           192 /* and with a trace */
+#define BLOCK_RECORDS      ((BLOCK_INSTRUCTIONS + 2) * 14 + 16)
 #define BLOCK_EXITS        (BLOCK_INSTRUCTIONS + 2)
 
 #define NONE UINT32_MAX
@@ -72,6 +72,12 @@ void encode_based(const ZydisDecodedInstruction *insn, const uint8_t *bytes,
 void encode_load_target(const ZydisDecodedInstruction *insn,
                         const uint8_t *bytes, bool based, uint64_t target,
                         struct code *code);
+
+static inline uint32_t block_code(const struct bt_config *config)
+{
+    return (BLOCK_INSTRUCTIONS + 1) *
+           (INSTRUCTION_CODE + (config->trace ? LOG_CODE : 0));
+}
 
 static inline uint32_t cache_number(const struct bt *bt,
                                     const struct bt_block *block)

@@ -1,11 +1,9 @@
-#include "bt/private.h"
+#include "bt/unit.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define HLT            0xf4
-#define INSN_MAX       ZYDIS_MAX_INSTRUCTION_LENGTH
 #define BRANCH_SPILLS  (1u << REG_AX | 1u << REG_CX | 1u << REG_DX)
 #define INTERRUPTS     (BT_FLAGS + offsetof(struct bt_flags, interrupts))
 #define OTHERS         (BT_FLAGS + offsetof(struct bt_flags, others))
@@ -15,110 +13,7 @@
 #define MINUS_CS       (BT_STATE + offsetof(struct bt_state, minus_cs))
 #define MINUS_SS       (BT_STATE + offsetof(struct bt_state, minus_ss))
 
-/* A branch whose target the end of the block sees to. */
-struct branch {
-    uint64_t target;
-    uint32_t site;
-    uint16_t guest;
-};
-
-/* A block in the making. */
-struct unit {
-    struct bt *bt;
-    const struct bt_request *request;
-    struct bt_block *block;
-    uint32_t at;    /* offset in BT_CODE */
-    uint16_t guest; /* of the instruction */
-    bool ended;
-    unsigned branches;
-    struct branch branch[BLOCK_EXITS];
-    ZydisDecodedInstruction insn;
-    ZydisDecoderContext context;
-    uint8_t bytes[INSN_MAX];
-};
-
-static uint64_t insn_gva(const struct unit *u)
-{
-    return u->block->gva + u->guest;
-}
-
-static uint64_t next_gva(const struct unit *u)
-{
-    return insn_gva(u) + u->insn.length;
-}
-
-/* ---- Code and records -------------------------------------------------- */
-
-static void put(struct unit *u, const void *bytes, unsigned count)
-{
-    memcpy(u->bt->code + u->at, bytes, count);
-    u->at += count;
-}
-
-#define PUT(u, ...)                        \
-    put(u, (const uint8_t[]){__VA_ARGS__}, \
-        sizeof((const uint8_t[]){__VA_ARGS__}))
-
-static void put32(struct unit *u, uint64_t value)
-{
-    put(u, &value, 4);
-}
-
-static void put64(struct unit *u, uint64_t value)
-{
-    put(u, &value, 8);
-}
-
-/* What ends an instruction that is relative to RIP: `offset` in the area, and
- * `more` bytes behind it. */
-static void put_area(struct unit *u, uint32_t offset, unsigned more)
-{
-    put32(u, offset - (BT_CODE + u->at + 4 + more));
-}
-
-/* What follows is one, from here on. */
-static void record(struct unit *u, enum bt_kind kind, unsigned flags,
-                   unsigned spilled)
-{
-    struct bt_cache *cache = u->bt->cache;
-
-    cache->record[cache->records++] = (struct bt_record){
-        .code = (uint16_t)(u->at - u->block->code),
-        .guest = u->guest,
-        .spilled = (uint16_t)spilled,
-        .kind = kind & 3,
-        .flags = flags & 63,
-        .exit = (uint8_t)u->branches,
-    };
-}
-
-/* The instruction is done, but for what is spilled. */
-static void record_done(struct unit *u, unsigned spilled)
-{
-    uint16_t guest = u->guest;
-
-    u->guest += u->insn.length;
-    record(u, BT_INSTRUCTION, 0, spilled);
-    u->guest = guest;
-}
-
-/* Into the place of `as`. */
-static void spill_as(struct unit *u, unsigned reg, unsigned as)
-{
-    PUT(u, 0x48, 0x89, (uint8_t)(reg << 3 | 5));
-    put_area(u, BT_STATE + 8 * as, 0);
-}
-
-static void spill(struct unit *u, unsigned reg)
-{
-    spill_as(u, reg, reg);
-}
-
-static void unspill(struct unit *u, unsigned reg)
-{
-    PUT(u, 0x48, 0x8b, (uint8_t)(reg << 3 | 5));
-    put_area(u, BT_STATE + 8 * reg, 0);
-}
+/* ---- Glue -------------------------------------------------------------- */
 
 static void load_constant(struct unit *u, unsigned reg, uint64_t value)
 {
@@ -150,22 +45,6 @@ static void call_out(struct unit *u, unsigned spilled, unsigned flags)
 static void count_class(struct unit *u, enum bt_class class)
 {
     u->bt->stats.instructions[class]++;
-}
-
-static bool is_relative(const struct unit *u)
-{
-    const ZydisDecodedInstruction *insn = &u->insn;
-
-    return insn->attributes & ZYDIS_ATTRIB_HAS_MODRM &&
-           insn->attributes & ZYDIS_ATTRIB_IS_RELATIVE &&
-           insn->raw.modrm.mod == 0 && insn->raw.modrm.rm == 5;
-}
-
-static uint64_t relative_target(const struct unit *u)
-{
-    uint64_t target = next_gva(u) + (uint64_t)u->insn.raw.disp.value;
-
-    return u->insn.address_width == 32 ? (uint32_t)target : target;
 }
 
 static unsigned used(ZydisRegister reg)
@@ -551,6 +430,8 @@ static bool translate_branch(struct unit *u)
 
 static bool translate_in_line(struct unit *u)
 {
+    if (u->bt->config.user)
+        return false;
     if (!is_map(u, ZYDIS_OPCODE_MAP_DEFAULT))
         return false;
     if (u->insn.opcode == 0xfa)
@@ -561,7 +442,8 @@ static bool translate_in_line(struct unit *u)
         translate_pushf(u);
     else if (u->insn.opcode == 0x9d && u->insn.operand_width == 64)
         translate_popf(u);
-    else if (u->insn.opcode == 0xcf && u->insn.operand_width == 64)
+    else if (u->insn.opcode == 0xcf && u->insn.operand_width == 64 &&
+             !u->bt->config.trace)
         translate_iret(u);
     else
         return false;
@@ -589,6 +471,9 @@ static bool is_called_out(const struct unit *u)
 {
     const struct bt_config *config = &u->bt->config;
 
+    if (config->user)
+        return u->insn.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
+               u->insn.meta.category == ZYDIS_CATEGORY_RET;
     switch (u->insn.meta.category) {
     case ZYDIS_CATEGORY_INTERRUPT:
     case ZYDIS_CATEGORY_IO:
@@ -603,18 +488,32 @@ static bool is_called_out(const struct unit *u)
     }
 }
 
+/* True when nothing can come behind it in the block. */
+static bool translate_other(struct unit *u)
+{
+    if (is_called_out(u)) {
+        count_class(u, BT_CALLED_OUT);
+        call_out(u, 0, BT_START);
+        return u->bt->config.trace; /* nobody comes back to the midst */
+    }
+    copy(u);
+    return false;
+}
+
 static void translate_instruction(struct unit *u)
 {
     bool ends = ends_block(u);
 
-    if (translate_branch(u) || translate_in_line(u))
+    u->log.insn_open = false;
+    if (translate_branch(u)) {
+        log_close(u);
         return;
-    if (is_called_out(u)) {
-        count_class(u, BT_CALLED_OUT);
-        call_out(u, 0, BT_START);
-    } else {
-        copy(u);
     }
+    if (!translate_in_line(u) && translate_other(u)) {
+        u->ended = true;
+        return;
+    }
+    log_after(u);
     if (ends) {
         u->guest += u->insn.length;
         record(u, BT_INSTRUCTION, 0, 0);
@@ -669,6 +568,8 @@ static bool crosses_page(const struct unit *u)
 static void translate_undecoded(struct unit *u, bool too_long)
 {
     count_class(u, BT_UNDECODED);
+    u->log.undecoded = true;
+    u->log.insn_open = false;
     record(u, too_long ? BT_INSTRUCTION : BT_CALL_OUT, BT_START, 0);
     for (unsigned i = 0; too_long && i < INSN_MAX; i++)
         PUT(u, 0x66);
@@ -694,6 +595,7 @@ static void translate_body(struct unit *u, enum decoded decoded)
             break;
         decoded = decode(u);
     }
+    log_close(u);
     if (!u->ended) {
         record(u, BT_INSTRUCTION, 0, 0);
         jump(u, insn_gva(u));
@@ -802,7 +704,8 @@ static bool has_room(const struct bt *bt)
 {
     const struct bt_cache *cache = bt->cache;
 
-    return cache->code_bytes + BLOCK_CODE <= bt->config.code_bytes &&
+    return cache->code_bytes + block_code(&bt->config) <=
+               bt->config.code_bytes &&
            cache->blocks < BT_BLOCKS_MAX &&
            cache->records + BLOCK_RECORDS <= BT_RECORDS_MAX &&
            cache->exits + BLOCK_EXITS <= BT_EXITS_MAX;
@@ -870,6 +773,8 @@ void bt_flush(struct bt *bt)
 {
     struct bt_cache *cache = bt->cache;
 
+    if (bt->config.trace)
+        bt_trace_forget(bt->config.trace, bt->config.user);
     cache->blocks = cache->records = cache->exits = 0;
     cache->code_bytes = BT_CODE_FIRST;
     memset(cache->hash, 0, sizeof cache->hash);
@@ -881,7 +786,7 @@ void bt_flush(struct bt *bt)
 
 int bt_create(struct bt **out, const struct bt_config *config, struct why *why)
 {
-    uint32_t least = BT_CODE_FIRST + BLOCK_CODE;
+    uint32_t least = BT_CODE_FIRST + block_code(config);
     struct bt *bt = calloc(1, sizeof *bt);
 
     *out = bt;

@@ -1,15 +1,19 @@
 /* `memvirt trace`: record what the model would follow. */
 #include "base/parse.h"
+#include "harness/bt_source.h"
 #include "harness/commands.h"
 #include "harness/model_source.h"
 #include "harness/progress.h"
 #include "harness/run_set.h"
+#include "harness/technique.h"
 #include "trace/file.h"
+#include "workloads/catalog.h"
 
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define WORDS 65536
 
@@ -19,9 +23,13 @@ static const char help[] =
     "Records a workload: every load and store, every page-table write, fault,\n"
     "flush and address-space switch of the guest kernel. 'memvirt model -w\n"
     "trace:FILE' follows it, on any machine. docs/traces.md has the format.\n"
+    "The workload is instrumented code in this process, or with -t bt the "
+    "real\n"
+    "guest in a VM, kernel and user program translated: all that it does.\n"
     "\n"
     "  -w, --workload NAME    as 'memvirt model -w' has it, imports too\n"
     "  -o, --output FILE      '-' is standard output\n"
+    "  -t, --technique bt     the real guest; -w as 'memvirt run -w' has it\n"
     "      --size BYTES       working set\n"
     "      --guest-page SIZE  4K, 2M, 1G\n"
     "      --levels N         4 or 5, of the guest's tables\n"
@@ -29,10 +37,11 @@ static const char help[] =
     "      --seed N           of everything random\n"
     "      --ram SIZE         guest memory, instead of what the set needs\n"
     "      --pcid             let the guest kernel use PCIDs\n"
-    "      --fetches          imports: instruction fetches too\n"
+    "      --fetches          imports and bt: instruction fetches too\n"
     "\n"
     "Examples:\n"
     "  memvirt trace -w gups --size 64M -o gups.mvt\n"
+    "  memvirt trace -t bt -w ctxsw --fetches -o system.mvt\n"
     "  memvirt trace -w lackey:trace.txt -o - | memvirt model -w trace:-\n";
 
 enum {
@@ -49,6 +58,7 @@ enum {
 static const struct option options[] = {
     {"workload", required_argument, NULL, 'w'},
     {"output", required_argument, NULL, 'o'},
+    {"technique", required_argument, NULL, 't'},
     {"size", required_argument, NULL, OPT_SIZE},
     {"guest-page", required_argument, NULL, OPT_GUEST_PAGE},
     {"levels", required_argument, NULL, OPT_LEVELS},
@@ -64,6 +74,7 @@ static const struct option options[] = {
 struct arguments {
     struct model_request request;
     const char *output;
+    bool translated;
 };
 
 static int take(int option, struct arguments *arguments, struct why *why)
@@ -77,6 +88,14 @@ static int take(int option, struct arguments *arguments, struct why *why)
     case 'o':
         arguments->output = optarg;
         return 0;
+    case 't':
+        arguments->translated = !strcmp(optarg, "bt");
+        return arguments->translated
+                   ? 0
+                   : why_set(why, EINVAL,
+                             "-t: '%s' records nothing: bt does, and without "
+                             "-t the workload is instrumented",
+                             optarg);
     case OPT_SIZE:
         ask->sizes = optarg;
         return 0;
@@ -110,7 +129,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments)
 
     optind = 1;
     while (!err &&
-           (option = getopt_long(argc, argv, "w:o:h", options, NULL)) != -1) {
+           (option = getopt_long(argc, argv, "w:o:t:h", options, NULL)) != -1) {
         if (option == 'h') {
             fputs(help, stdout);
             return 1;
@@ -153,49 +172,115 @@ static int copy(struct event_source *source, struct trace_writer *writer,
     return err;
 }
 
-static int record(const struct model_pass *pass, const char *path,
+/* Takes origin and source. */
+static int record(struct event_source *source, json_t *origin, const char *path,
                   struct why *why)
 {
-    struct event_source *source;
+    struct trace_header header = {.guest = source->guest, .origin = origin};
     struct trace_writer *writer = NULL;
-    struct trace_header header;
-    int err = model_source_open(pass, &source, why);
+    int err = origin ? trace_writer_open(path, &header, &writer, why)
+                     : why_set(why, ENOMEM, "out of memory");
 
-    if (err)
-        return err;
-    header.guest = source->guest;
-    header.origin = model_source_origin(pass);
-    err = header.origin ? trace_writer_open(path, &header, &writer, why)
-                        : why_set(why, ENOMEM, "out of memory");
     if (!err)
         err = copy(source, writer, why);
     if (err)
         trace_writer_abandon(writer);
     else
         err = trace_writer_close(writer, why);
-    json_decref(header.origin);
+    json_decref(origin);
     source->close(source);
     return err;
+}
+
+static int record_instrumented(const struct arguments *arguments,
+                               struct why *why)
+{
+    struct event_source *source;
+    struct model_plan plan;
+    int err = model_plan_make(&plan, &arguments->request, why);
+
+    if (!err && plan.pass_count != 1)
+        err = why_set(why, EINVAL,
+                      "a trace is of one workload with one set of parameters");
+    if (!err)
+        err = model_source_open(&plan.passes[0], &source, why);
+    if (!err)
+        err = record(source, model_source_origin(&plan.passes[0]),
+                     arguments->output, why);
+    model_plan_free(&plan);
+    return err;
+}
+
+/* ---- The real guest ------------------------------------------------------ */
+
+static int parse_one_size(const char *text, uint64_t *bytes, struct why *why)
+{
+    return text ? parse_size(text, bytes, why) : 0;
+}
+
+static int choose_params(const struct model_request *ask,
+                         struct model_pass *pass, struct why *why)
+{
+    const struct workload *workload = workload_find(ask->workloads);
+    int err;
+
+    if (!workload)
+        return why_set(why, EINVAL,
+                       "there is no workload '%s': 'memvirt list workloads' "
+                       "has them",
+                       ask->workloads);
+    if (ask->pcid || (ask->levels && strcmp(ask->levels, "4") != 0))
+        return why_set(why, ENOTSUP,
+                       "bt's guest has 4 levels of tables and no PCIDs");
+    snprintf(pass->label, sizeof pass->label, "%s", workload->name);
+    pass->params.operations = ask->operations;
+    pass->params.seed = ask->seed;
+    pass->params.vcpus = 1;
+    err = parse_one_size(ask->sizes, &pass->params.working_set_bytes, why);
+    if (!err)
+        err = parse_one_size(ask->guest_pages, &pass->params.page_bytes, why);
+    return err ? err : workload_check(workload, &pass->params, why);
+}
+
+static int record_translated(const struct arguments *arguments, struct why *why)
+{
+    const struct model_request *ask = &arguments->request;
+    struct model_pass pass = {.fetches = ask->fetches};
+    struct run_spec spec = {.technique = TECH_BT, .vcpus = 1};
+    struct event_source *source;
+    int err = choose_params(ask, &pass, why);
+    json_t *origin;
+
+    if (err)
+        return err;
+    spec.platform = platform_here();
+    snprintf(spec.workload, sizeof spec.workload, "%s", pass.label);
+    spec.working_set_bytes = pass.params.working_set_bytes;
+    spec.guest_page_bytes = pass.params.page_bytes;
+    spec.operations = pass.params.operations;
+    spec.seed = pass.params.seed;
+    spec.ram_bytes = ask->ram_bytes;
+    err = bt_source_open(&spec, ask->fetches, &source, why);
+    if (err)
+        return err;
+    origin = model_source_origin(&pass);
+    if (origin)
+        json_object_set_new(origin, "technique", json_string("bt"));
+    return record(source, origin, arguments->output, why);
 }
 
 int cmd_trace(int argc, char **argv)
 {
     struct arguments arguments = {.output = NULL};
     int status = parse_arguments(argc, argv, &arguments), err;
-    struct model_plan plan;
     struct why why;
 
     if (status)
         return status - 1;
     arguments.request.large_percent = 100;
-    err = model_plan_make(&plan, &arguments.request, &why);
-    if (!err && plan.pass_count != 1)
-        err = why_set(&why, EINVAL,
-                      "a trace is of one workload with one set of parameters");
-    if (!err)
-        err = record(&plan.passes[0], arguments.output, &why);
+    err = arguments.translated ? record_translated(&arguments, &why)
+                               : record_instrumented(&arguments, &why);
     if (err)
         fprintf(stderr, "memvirt trace: %s\n", why.text);
-    model_plan_free(&plan);
     return err ? 1 : 0;
 }

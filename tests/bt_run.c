@@ -228,14 +228,17 @@ int translated_open(struct translated *t, struct run *run,
 {
     struct bt_config bt = {.va = config->va,
                            .code_bytes = config->code_bytes,
-                           .is_sensitive = config->is_sensitive};
+                           .is_sensitive = config->is_sensitive,
+                           .user = config->user,
+                           .trace = config->trace};
     struct bt_state *state;
 
-    *t = (struct translated){.run = run};
+    *t = (struct translated){
+        .run = run, .trace = config->trace, .user = config->user};
     t->cache = calloc(1, sizeof *t->cache);
-    t->area =
-        mmap((void *)config->va, BT_AREA, PROT_READ | PROT_WRITE | PROT_EXEC,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    t->area = mmap((void *)config->va, BT_TRACE_AREA,
+                   PROT_READ | PROT_WRITE | PROT_EXEC,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     if (t->area == MAP_FAILED)
         t->area = NULL;
     if (!t->cache || !t->area)
@@ -243,6 +246,8 @@ int translated_open(struct translated *t, struct run *run,
     state = (struct bt_state *)(t->area + BT_STATE);
     state->minus_cs = -(uint64_t)RUN_CS;
     state->minus_ss = -(uint64_t)RUN_SS;
+    state->log = config->va + BT_LOG;
+    mprotect(t->area + BT_LOG_END, RUN_PAGE, PROT_READ);
     bt.area = t->area;
     bt.cache = t->cache;
     return bt_create(&t->bt, &bt, why);
@@ -253,9 +258,66 @@ void translated_close(struct translated *t)
     if (t->bt)
         bt_destroy(t->bt);
     if (t->area)
-        munmap(t->area, BT_AREA);
+        munmap(t->area, BT_TRACE_AREA);
     free(t->cache);
     *t = (struct translated){0};
+}
+
+/* ---- The log ------------------------------------------------------------ */
+
+static struct bt_state *state_of(const struct translated *t)
+{
+    return (struct bt_state *)(t->area + BT_STATE);
+}
+
+void translated_drain(void *translated)
+{
+    struct translated *t = translated;
+    uint64_t begin = t->cache->va + BT_LOG;
+
+    if (!t->trace)
+        return;
+    t->drains++;
+    if (bt_trace_expand(t->trace, (const uint64_t *)begin,
+                        (state_of(t)->log - begin) / 8))
+        snprintf(t->broken, sizeof t->broken, "a log that makes no sense");
+    state_of(t)->log = begin;
+}
+
+/* As the monitor does it. */
+static void log_stop(struct translated *t, uint64_t address,
+                     const struct run_regs *regs, const struct bt_point *point,
+                     bool user)
+{
+    uint64_t *to = (uint64_t *)state_of(t)->log;
+    bool last;
+
+    if (!t->trace)
+        return;
+    last = state_of(t)->log + RUN_PAGE > t->cache->va + BT_LOG_END;
+    if (last)
+        mprotect(t->area + BT_LOG_END, RUN_PAGE, PROT_READ | PROT_WRITE);
+    to[0] = bt_log_word(BT_LOG_STOP,
+                        (address - t->cache->va - BT_CODE) |
+                            (user ? BT_LOG_USER : 0) |
+                            (point->kind == BT_CALL_OUT ? BT_LOG_CALL : 0));
+    to[1] = regs->gpr[6];
+    to[2] = regs->gpr[7];
+    to[3] = regs->rip;
+    state_of(t)->log += BT_LOG_STOP_WORDS * 8;
+    if (!last)
+        return;
+    translated_drain(t);
+    mprotect(t->area + BT_LOG_END, RUN_PAGE, PROT_READ);
+}
+
+static bool log_is_full(struct translated *t, const struct run_trap *trap)
+{
+    if (!t->trace || trap->vector != RUN_PAGE_FAULT ||
+        trap->cr2 - (t->cache->va + BT_LOG_END) >= RUN_PAGE)
+        return false;
+    translated_drain(t);
+    return true;
 }
 
 static bool broken(struct translated *t, struct run_trap *trap,
@@ -351,6 +413,11 @@ static bool in_cache(struct translated *t, uint64_t address,
                 point))
             return broken(t, trap, "not recovered", raw.rip);
         guest_state(&raw, point, regs);
+        log_stop(t, raw.rip, regs, point, t->user);
+        if (log_is_full(t, trap)) {
+            point->kind = BT_EXIT;
+            return true;
+        }
         if (trap->vector == RUN_TIMEOUT)
             return false;
         again = t->on_step && t->on_step(t->context, regs, point);
@@ -384,7 +451,7 @@ static bool call_out(struct translated *t, struct run_regs *regs,
 static bool resume(struct translated *t, const struct bt_point *point,
                    uint64_t rip, uint64_t *address, struct run_trap *trap)
 {
-    bool branch = point->kind == BT_MISS || point->kind == BT_EXIT;
+    bool branch = point->kind == BT_MISS || point->kind == BT_EXIT || t->trace;
     bool miss = point->kind == BT_MISS;
     uint64_t *table = (uint64_t *)(t->area + BT_TABLE);
 

@@ -83,7 +83,9 @@ struct translated {
                     const struct bt_point *point);
     void *context;
     uint64_t entries_left; /* RUN_TIMEOUT without; 0: no limit */
-    uint64_t translations, call_outs, misses, entries;
+    struct bt_trace *trace;
+    bool user;
+    uint64_t translations, call_outs, misses, entries, drains;
     char broken[128];
 };
 
@@ -91,12 +93,17 @@ struct translated_config {
     uint64_t va;
     uint32_t code_bytes;
     bool (*is_sensitive)(const uint8_t *bytes, unsigned count);
+    bool user;
+    struct bt_trace *trace; /* gets what is run, or NULL */
 };
 
 /* 0, or a negative errno; translated_close in any case. */
 int translated_open(struct translated *t, struct run *run,
                     const struct translated_config *config, struct why *why);
 void translated_close(struct translated *t);
+
+/* Empties the log; also the bt_trace_config.drain of a trace. */
+void translated_drain(void *translated);
 
 /* As run_enter, the registers being the guest's; call-outs are done, with the
  * instruction itself. */

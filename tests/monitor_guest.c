@@ -110,6 +110,8 @@ static int translator(struct mon_cpu *cpu)
     case MON_TRANSLATOR_ADAPT:
         bt_adapt(g->bt[cpu->id], what->va, what->flag);
         return 0;
+    case MON_TRANSLATOR_DRAIN:
+        break;
     }
     return -EINVAL;
 }

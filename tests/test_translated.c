@@ -55,8 +55,8 @@ static struct bt_point point_of(struct mg *g, unsigned id)
                                       cpu->frame.rsp};
     struct bt_point point = {0};
 
-    CU_ASSERT_TRUE(bt_recover(cpu->bt.cache,
-                              (struct bt_state *)(cpu->bt.area + BT_STATE),
+    CU_ASSERT_TRUE(bt_recover(cpu->bt.cache[0],
+                              (struct bt_state *)(cpu->bt.area[0] + BT_STATE),
                               cpu->frame.rip, &regs, &point));
     return point;
 }
@@ -71,7 +71,7 @@ static uint8_t next_byte(struct mg *g, unsigned id)
 {
     struct mon_cpu *cpu = mg_cpu(g, id);
 
-    return cpu->bt.area[cpu->frame.rip - cpu->bt.cache->va];
+    return cpu->bt.area[0][cpu->frame.rip - cpu->bt.cache[0]->va];
 }
 
 /* ---- Traps ------------------------------------------------------------- */
@@ -301,7 +301,7 @@ static void stores_to_tables_are_called_out(void)
 
 static struct bt_flags *flags_of(struct mg *g)
 {
-    return (struct bt_flags *)(mg_cpu(g, 0)->bt.area + BT_FLAGS);
+    return (struct bt_flags *)(mg_cpu(g, 0)->bt.area[0] + BT_FLAGS);
 }
 
 static bool flags_are_guarded(struct mg *g)
@@ -335,7 +335,7 @@ static void interrupts_wait_for_sti(void)
     CU_ASSERT_EQUAL(rip_of(g, 0), CODE);
     CU_ASSERT_TRUE(flags_are_guarded(g));
     cpu->frame.rip++; /* STI writes, and faults */
-    mg_trap(g, 0, VECTOR_PF, WRITE, cpu->bt.cache->va + BT_FLAGS);
+    mg_trap(g, 0, VECTOR_PF, WRITE, cpu->bt.cache[0]->va + BT_FLAGS);
     CU_ASSERT_EQUAL(rip_of(g, 0), CODE + 2);
     CU_ASSERT_TRUE(cpu->frame.rflags & 1 << 8); /* a step before it comes */
     cpu->frame.rip++;
@@ -375,7 +375,7 @@ static void interrupts_come_anywhere(void)
             point_of(g, 0).block->gva != CODE)
             break;
         if (point_of(g, 0).restored & 2)
-            ((struct bt_state *)(cpu->bt.area + BT_STATE))->spill[1] = 0x1111;
+            ((struct bt_state *)(cpu->bt.area[0] + BT_STATE))->spill[1] = 0x1111;
         if (point_of(g, 0).rip != CODE) {
             cpu->frame.rcx = OTHER; /* popped */
             cpu->frame.rsp += 8;

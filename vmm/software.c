@@ -5,6 +5,7 @@
 #include "vmm/decode.h"
 #include "vmm/monitor/monitor.h"
 #include "vmm/patch.h"
+#include "vmm/recorder.h"
 #include "vmm/vm_private.h"
 
 #include <cpuid.h>
@@ -44,6 +45,8 @@ struct software {
     struct mon *mon; /* the monitor's; ours with assist off */
     struct mon own;
     struct bt *bt[MON_CPUS_MAX]; /* translate: of each vCPU */
+    struct bt *user_bt;          /* and of user code, with a trace */
+    struct recorder *recorder;
     struct bt_stats bt_total;
 };
 
@@ -132,7 +135,25 @@ static void map_area(struct software *sw, unsigned id)
         pt[(BT_TABLE + at) / PAGE_4K] = (pa + BT_TABLE + at) | data;
 }
 
-/* Only the kernel's roots have them: user code sees no more than before. */
+/* User code's translations share the state, and so the log, of the kernel's. */
+static void map_trace(struct software *sw)
+{
+    uint64_t pa = sw->pa + sw->config.areas + BT_LOG;
+    uint64_t *pd = table(sw, TABLE_AREA_PD) + BT_LOG / PAGE_2M;
+    uint64_t *pt = table(sw, TABLE_AREA_PT + BT_LOG / BT_AREA);
+    const uint64_t data = OWN_LEAF | PTE_US | PTE_XD | PTE_RW;
+
+    map_area(sw, BT_USER_AREA / BT_AREA);
+    table(sw, TABLE_AREA_PT + BT_USER_AREA / BT_AREA)[BT_STATE / PAGE_4K] =
+        table(sw, TABLE_AREA_PT)[BT_STATE / PAGE_4K];
+    pd[0] = pa | data | PTE_PS;
+    pd[1] = table_entry(sw, TABLE_AREA_PT + BT_LOG / BT_AREA);
+    for (uint64_t at = PAGE_2M; at < BT_LOG_END - BT_LOG; at += PAGE_4K)
+        pt[at % PAGE_2M / PAGE_4K] = (pa + at) | data;
+}
+
+/* Only the kernel's roots have them, user code sees no more than before; but
+ * with a trace. */
 static void map_areas(struct software *sw)
 {
     uint64_t *pdpt = table(sw, TABLE_KERNEL_PDPT);
@@ -141,6 +162,8 @@ static void map_areas(struct software *sw)
     pdpt[pt_index(MON_AREAS, 3)] = table_entry(sw, TABLE_AREA_PD);
     for (unsigned i = 0; i < sw->config.cpus; i++)
         map_area(sw, i);
+    if (sw->config.trace)
+        map_trace(sw);
 }
 
 static void write_tables(struct software *sw)
@@ -155,12 +178,14 @@ static void write_tables(struct software *sw)
 /* What translation needs behind the rest, in mon_config's words. */
 static void place_areas(struct software *sw)
 {
+    bool trace = sw->vm->config.software->trace;
     unsigned cpus = sw->vm->config.vcpus;
     struct mon_config *config = &sw->config;
 
     config->areas = (sw->bytes + PAGE_2M - 1) & ~(PAGE_2M - 1);
-    config->caches = config->areas + cpus * (uint64_t)BT_AREA;
-    config->code_map = config->caches + cpus * MON_CACHE_BYTES;
+    config->caches =
+        config->areas + (trace ? BT_TRACE_AREA : cpus * (uint64_t)BT_AREA);
+    config->code_map = config->caches + (cpus + trace) * MON_CACHE_BYTES;
     config->area_tables = MON_TABLES + TABLE_AREA_PT * PAGE_4K;
     config->kernel_pdpt = MON_TABLES + TABLE_KERNEL_PDPT * PAGE_4K;
     sw->bytes = config->code_map + sw->pa / PAGE_4K / 8;
@@ -243,6 +268,7 @@ static void configure(struct software *sw)
     sw->config.pv = want->pv;
     sw->config.translate = want->translate;
     sw->config.adaptive = !want->no_adaptive;
+    sw->config.trace = want->trace;
     sw->config.syscall_faults = want->syscall_faults;
     sw->config.poison = want->poison ? POISON : 0;
 }
@@ -370,23 +396,50 @@ static bool is_sensitive(const uint8_t *bytes, unsigned count)
     return !decode_insn(bytes, count, &insn) && insn_is_sensitive(&insn);
 }
 
+static struct bt_config bt_config(const struct software *sw, unsigned area)
+{
+    return (struct bt_config){
+        .va = MON_AREAS + (uint64_t)area * BT_AREA,
+        .area = sw->memory + sw->config.areas + (uint64_t)area * BT_AREA,
+        .cache = (struct bt_cache *)(sw->memory + sw->config.caches +
+                                     area * MON_CACHE_BYTES),
+        .code_bytes = sw->vm->config.software->code_bytes,
+        .is_sensitive = is_sensitive,
+        .trace = sw->recorder ? recorder_trace(sw->recorder) : NULL,
+    };
+}
+
 static int create_translators(struct software *sw, struct why *why)
 {
     int err = 0;
 
     for (unsigned i = 0; !err && i < sw->config.cpus; i++) {
-        const struct bt_config config = {
-            .va = MON_AREAS + (uint64_t)i * BT_AREA,
-            .area = sw->memory + sw->config.areas + (uint64_t)i * BT_AREA,
-            .cache = (struct bt_cache *)(sw->memory + sw->config.caches +
-                                         i * MON_CACHE_BYTES),
-            .code_bytes = sw->vm->config.software->code_bytes,
-            .is_sensitive = is_sensitive,
-        };
+        const struct bt_config config = bt_config(sw, i);
 
         err = bt_create(&sw->bt[i], &config, why);
     }
+    if (!err && sw->config.trace) {
+        struct bt_config config = bt_config(sw, sw->config.cpus);
+
+        config.user = true;
+        err = bt_create(&sw->user_bt, &config, why);
+    }
     return err;
+}
+
+static uint64_t ram_end(const struct software *sw)
+{
+    return sw->config.high_end ? sw->config.high_end : sw->config.low_end;
+}
+
+static int create_recorder(struct software *sw, struct why *why)
+{
+    if (sw->config.cpus > 1)
+        return why_set(why, ENOTSUP,
+                       "a trace is of one vCPU: ask for --vcpus 1");
+    sw->recorder = recorder_create(sw->vm, ram_end(sw),
+                                   sw->memory + sw->config.areas, MON_AREAS);
+    return sw->recorder ? 0 : why_set(why, ENOMEM, "out of memory");
 }
 
 /* The guest's page around `pa`; NULL where it has no RAM. */
@@ -418,19 +471,25 @@ static int translate(struct software *sw, unsigned id,
         .indirect = what->flag,
     };
 
-    return page ? bt_translate(sw->bt[id], &request) : -EFAULT;
+    if (!page)
+        return -EFAULT;
+    return bt_translate(cpu_of(sw, id)->v.user ? sw->user_bt : sw->bt[id],
+                        &request);
 }
 
 uint64_t software_rip(const struct vcpu *vcpu, const struct kvm_regs *regs)
 {
     struct software *sw = vcpu->vm->software;
     const uint64_t area = sw->config.areas + (uint64_t)vcpu->id * BT_AREA;
+    unsigned cache = vcpu->id;
     const struct bt_registers needed = {regs->rcx, regs->rdx, regs->rsp};
     struct bt_point point;
 
+    if (sw->config.trace && cpu_of(sw, vcpu->id)->v.user)
+        cache = sw->config.cpus;
     if (!sw->config.translate ||
         !bt_recover((struct bt_cache *)(sw->memory + sw->config.caches +
-                                        vcpu->id * MON_CACHE_BYTES),
+                                        cache * MON_CACHE_BYTES),
                     (struct bt_state *)(sw->memory + area + BT_STATE),
                     regs->rip, &needed, &point))
         return regs->rip;
@@ -448,13 +507,19 @@ static int translator(struct software *sw, unsigned id,
     case MON_TRANSLATOR_FRAME:
         for (unsigned i = 0; i < sw->config.cpus; i++)
             bt_invalidate_frame(sw->bt[i], what->pa);
+        if (sw->user_bt)
+            bt_invalidate_frame(sw->user_bt, what->pa);
         return 0;
     case MON_TRANSLATOR_RANGE:
         bt_invalidate_range(sw->bt[id], what->va, what->bytes);
+        if (sw->user_bt)
+            bt_invalidate_range(sw->user_bt, what->va, what->bytes);
         return 0;
     case MON_TRANSLATOR_ADAPT:
         bt_adapt(sw->bt[id], what->va, what->flag);
         return 0;
+    case MON_TRANSLATOR_DRAIN:
+        return sw->recorder ? recorder_drain(sw->recorder) : -EINVAL;
     }
     return -EINVAL;
 }
@@ -674,6 +739,12 @@ static void end(struct vcpu *vcpu, const struct mon_cpu *cpu)
                     "segments below 0x%x",
                     a, MON_GDT_GUEST * 8);
         break;
+    case MON_END_TRACE:
+        vm_end_once(vm, VM_END_MONITOR,
+                    "the guest's trace can't be written, or the guest wrote "
+                    "to the log of its accesses, which is at 0x%" PRIx64,
+                    (uint64_t)MON_AREAS + BT_LOG);
+        break;
     case MON_END_OWN_FAULT:
         vm_end_once(vm, VM_END_MONITOR,
                     "the monitor itself took exception %" PRIu64
@@ -710,6 +781,33 @@ void software_call(struct vcpu *vcpu, uint32_t call)
         end(vcpu, cpu);
         break;
     }
+}
+
+/* ---- Traces ------------------------------------------------------------ */
+
+void software_mark(struct vm *vm, enum wl_phase phase, bool begin)
+{
+    if (vm->software->recorder)
+        recorder_mark(vm->software->recorder, phase, begin);
+}
+
+void software_end_trace(struct vm *vm)
+{
+    if (vm->software && vm->software->recorder &&
+        recorder_end(vm->software->recorder) && vm->end == VM_END_EXIT) {
+        vm->end = VM_END_ERROR;
+        why_set(&vm->end_why, EIO, "the trace can't be written");
+    }
+}
+
+void vm_trace_guest(const struct vm *vm, struct event_guest *guest)
+{
+    *guest = (struct event_guest){
+        .levels = 4,
+        .physical_bits = vm->software->config.physical_bits,
+        .pages_1g = true,
+        .ram_bytes = ram_end(vm->software),
+    };
 }
 
 /* ---- What was counted ------------------------------------------------- */
@@ -827,7 +925,9 @@ int software_create(struct vm *vm, struct why *why)
     for (unsigned i = 0; i < vm->config.vcpus; i++)
         prepare_cpu(sw, i);
     sw->mon = (struct mon *)(sw->memory + MON_SHARED);
-    return sw->config.translate ? create_translators(sw, why) : 0;
+    if (sw->config.trace)
+        err = create_recorder(sw, why);
+    return err ? err : sw->config.translate ? create_translators(sw, why) : 0;
 }
 
 int software_load(struct vm *vm, const void *image, size_t bytes,
@@ -845,6 +945,8 @@ int software_load(struct vm *vm, const void *image, size_t bytes,
     sw->config.cr3 = GPA_PAGE_TABLES;
     sw->config.gdt = GPA_GDT;
     sw->config.start_info = GPA_START_INFO;
+    if (sw->recorder)
+        recorder_begin(sw->recorder, sw->config.cr3);
     memcpy(sw->memory + MON_CONFIG, &sw->config, sizeof sw->config);
     if (!sw->config.assist)
         err = start_own(sw, why);
@@ -860,6 +962,8 @@ void software_destroy(struct software *sw)
     patch_free(&sw->patches);
     for (unsigned i = 0; i < MON_CPUS_MAX; i++)
         bt_destroy(sw->bt[i]);
+    bt_destroy(sw->user_bt);
+    recorder_destroy(sw->recorder);
     if (sw->mapping)
         munmap(sw->mapping, sw->bytes + PAGE_2M);
     free(sw);

@@ -18,6 +18,9 @@ int software_load(struct vm *vm, const void *image, size_t bytes,
                   uint64_t entry, struct why *why);
 /* enum mon_call, from the vCPU's thread. */
 void software_call(struct vcpu *vcpu, uint32_t call);
+/* The guest's marks, and its end, in its trace. */
+void software_mark(struct vm *vm, enum wl_phase phase, bool begin);
+void software_end_trace(struct vm *vm);
 /* The guest's RIP where the CPU's is translated code's. */
 struct kvm_regs;
 uint64_t software_rip(const struct vcpu *vcpu, const struct kvm_regs *regs);

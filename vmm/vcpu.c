@@ -218,6 +218,8 @@ static void mark(struct vcpu *vcpu, uint32_t value)
     unsigned phase = value & 0xff;
     bool begin = value & GUEST_MARK_BEGIN;
 
+    if (phase < WL_PHASES && !vcpu->id && vcpu->vm->software)
+        software_mark(vcpu->vm, phase, begin);
     if (phase < WL_PHASES && !vcpu->id && config->hooks.mark)
         config->hooks.mark(vcpu->vm, phase, begin, config->arg);
 }

@@ -345,6 +345,7 @@ int vm_run(struct vm *vm, struct why *why)
     if (timed)
         timer_delete(timer);
     sigaction(KICK_SIGNAL, &before, NULL);
+    software_end_trace(vm);
     return vm->end == VM_END_EXIT ? 0
                                   : why_set(why, EIO, "%s", vm->end_why.text);
 }

@@ -40,6 +40,14 @@ struct vm_hooks {
     void (*mark)(struct vm *vm, enum wl_phase phase, bool begin, void *arg);
 };
 
+/* Takes what a guest does to memory (trace/event.h): whole events, in order,
+ * on vCPU 0's thread, 4096 words at most. False ends the run. */
+struct vm_trace {
+    bool fetches; /* instructions too */
+    bool (*take)(void *arg, const uint64_t *words, size_t count);
+    void *arg;
+};
+
 /* The software VMM: our monitor at CPL 0, the guest's kernel at CPL 3
  * (vmm/monitor/monitor.h). */
 struct vm_software {
@@ -55,6 +63,8 @@ struct vm_software {
     bool translate;
     bool no_adaptive;    /* what keeps faulting stays a copy */
     uint32_t code_bytes; /* of the translation cache; 0: all of it */
+    /* User code is translated too, and all is told; one vCPU. Or NULL. */
+    const struct vm_trace *trace;
 };
 
 struct vm_config {
@@ -126,6 +136,10 @@ const struct shadow_stats *vm_shadow_stats(const struct vm *vm);
 /* Of all vCPUs' translators together, until the next call; NULL for a VM
  * without one. */
 const struct bt_stats *vm_bt_stats(const struct vm *vm);
+
+/* The CPU that a trace is of; only of a VM with one. */
+struct event_guest;
+void vm_trace_guest(const struct vm *vm, struct event_guest *guest);
 
 int vm_fd(const struct vm *vm);
 unsigned vm_vcpus(const struct vm *vm);

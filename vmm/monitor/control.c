@@ -45,6 +45,7 @@ static void flush(struct mon *m, struct mon_cpu *cpu)
         mon_flush_own(m);
     else
         shadow_flush_all(m->shadow);
+    mon_log_cr3(m, cpu);
     mon_flushed(cpu);
 }
 
@@ -54,6 +55,7 @@ static void invlpg(struct mon *m, struct mon_cpu *cpu, uint64_t va)
         mon_flush_page(m, va);
     else
         shadow_invlpg(m->shadow, va);
+    mon_log_invlpg(m, cpu, va);
     mon_flushed_page(cpu, va);
 }
 
@@ -92,6 +94,7 @@ static int set_cr3(struct mon *m, struct mon_cpu *cpu, uint64_t value)
         mon_flush_own(m);
     else
         shadow_set_cr3(m->shadow, cpu->v.cr3);
+    mon_log_cr3(m, cpu);
     mon_flushed(cpu);
     return 0;
 }
@@ -268,6 +271,13 @@ static int set_efer(struct mon *m, struct mon_cpu *cpu, uint64_t value)
     return 0;
 }
 
+static void set_base(struct mon *m, struct mon_cpu *cpu, unsigned segment,
+                     uint64_t base)
+{
+    m->ops.set_base(cpu, segment, base);
+    mon_log_bases(m, cpu);
+}
+
 static int wrmsr(struct mon *m, struct mon_cpu *cpu)
 {
     uint32_t msr = (uint32_t)mon_get_reg(cpu, 1, 4);
@@ -281,7 +291,7 @@ static int wrmsr(struct mon *m, struct mon_cpu *cpu)
     else if (msr == MSR_EFER)
         return set_efer(m, cpu, value);
     else if (msr == MSR_FS_BASE || msr == MSR_GS_BASE)
-        m->ops.set_base(cpu, msr == MSR_FS_BASE ? INSN_FS : INSN_GS, value);
+        set_base(m, cpu, msr == MSR_FS_BASE ? INSN_FS : INSN_GS, value);
     else if (!mon_msr_is_apic(msr))
         return bad(cpu);
     else
@@ -293,7 +303,7 @@ static int swapgs(struct mon *m, struct mon_cpu *cpu)
 {
     uint64_t base = m->ops.get_base(cpu, INSN_GS);
 
-    m->ops.set_base(cpu, INSN_GS, cpu->v.kernel_gs_base);
+    set_base(m, cpu, INSN_GS, cpu->v.kernel_gs_base);
     cpu->v.kernel_gs_base = base;
     return 0;
 }

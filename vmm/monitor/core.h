@@ -149,6 +149,27 @@ void mon_code_written(struct mon *m, struct mon_cpu *cpu, uint64_t pa);
 bool mon_writes_own_code(struct mon *m, struct mon_cpu *cpu, uint64_t pa);
 void mon_translated_init(struct mon *m, uint8_t *memory);
 
+/* log.c: what the monitor does in the guest's stead, in the order of the log
+ * (bt/trace.h); nothing but where config.trace is set */
+/* A trap left translated code at `code`; the guest's state is in the frame. */
+void mon_log_stop(struct mon *m, struct mon_cpu *cpu, uint64_t code,
+                  bool called_out);
+/* Was it that the log is full? */
+bool mon_log_is_full(const struct mon *m, const struct mon_cpu *cpu);
+void mon_log_drain(struct mon *m, struct mon_cpu *cpu);
+/* An access that was done, in one page, with the rights of the virtual CPL. */
+void mon_log_access(struct mon *m, struct mon_cpu *cpu, uint64_t va,
+                    enum mmu_access access, unsigned bytes);
+/* A write, whose bytes are at `pa` now. */
+void mon_log_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, uint64_t pa,
+                   unsigned bytes);
+void mon_log_fault(struct mon *m, struct mon_cpu *cpu, uint64_t va,
+                   uint32_t error);
+void mon_log_invlpg(struct mon *m, struct mon_cpu *cpu, uint64_t va);
+void mon_log_cr3(struct mon *m, struct mon_cpu *cpu);
+/* FS's and GS's bases, which may have changed. */
+void mon_log_bases(struct mon *m, struct mon_cpu *cpu);
+
 /* emulate.c */
 int mon_emulate(struct mon *m, struct mon_cpu *cpu, const struct insn *insn);
 uint64_t mon_get_reg(const struct mon_cpu *cpu, unsigned reg, unsigned size);

@@ -150,6 +150,8 @@ void mon_deliver_exception(struct mon *m, struct mon_cpu *cpu)
         struct mon_exception e = cpu->exception;
 
         cpu->exception.pending = false;
+        if (e.vector == VECTOR_PF)
+            mon_log_fault(m, cpu, e.address, e.error);
         if (first == VECTOR_DF) {
             mon_end(cpu, MON_END_TRIPLE_FAULT, cpu->frame.rip, e.vector);
             return;

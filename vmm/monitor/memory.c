@@ -162,7 +162,8 @@ int mon_memory_init(struct mon *m, uint8_t *arena)
         .fixed_index = MON_SLOT,
         .fixed_entry = {[SHADOW_BOTH] = tables | flags,
                         [SHADOW_KERNEL] = kernel | flags,
-                        [SHADOW_USER] = tables | flags},
+                        [SHADOW_USER] =
+                            (m->config.trace ? kernel : tables) | flags},
     };
 
     return shadow_init(&m->shadow, arena, m->config.arena_bytes, &config, &ops);
@@ -252,6 +253,7 @@ int mon_read(struct mon *m, struct mon_cpu *cpu, uint64_t va, void *to,
         if (!from)
             return mon_end(cpu, MON_END_NO_MEMORY, pa, 0);
         copy(at, from, n);
+        mon_log_access(m, cpu, va, MMU_READ, n);
     }
     return 0;
 }
@@ -307,6 +309,7 @@ int mon_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, const void *from,
         if (!to)
             return mon_end(cpu, MON_END_NO_MEMORY, pa, 0);
         store(to, at, n);
+        mon_log_write(m, cpu, va, pa, n);
         if (traced)
             shadow_guest_write(m->shadow, pa, n);
         if (traced && mon_is_code(m, pa))

@@ -71,6 +71,7 @@ enum mon_end {
     MON_END_NO_PROGRESS, /* a: RIP, b: address it keeps faulting at */
     MON_END_HALTED,      /* for good: nothing can wake it */
     MON_END_SEGMENT,     /* a: selector of what is no 64-bit code */
+    MON_END_TRACE,       /* its log makes no sense, or nobody takes it */
     MON_END_OWN_FAULT,   /* the monitor's: a: vector, b: RIP */
 };
 
@@ -116,6 +117,7 @@ enum mon_translator {
     MON_TRANSLATOR_FRAME, /* pa was written: on every vCPU */
     MON_TRANSLATOR_RANGE, /* va, bytes are mapped elsewhere */
     MON_TRANSLATOR_ADAPT, /* va; flag: becomes a call-out */
+    MON_TRANSLATOR_DRAIN, /* the log is to be empty (bt/trace.h) */
 };
 
 #define MON_NO_PAGE UINT64_MAX
@@ -128,6 +130,7 @@ struct mon_translation {
 
 /* Addresses that translations rely on to be mapped so. */
 struct mon_region {
+    bool user;
     uint64_t va, pa, bytes;
     uint64_t root[2], epoch; /* of the shadow tables when it was so */
 };
@@ -142,15 +145,17 @@ struct mon_hot {
 #define MON_REGIONS 32
 #define MON_HOT     16
 
-/* A vCPU whose kernel runs translated (translated.c). */
+/* A vCPU whose kernel runs translated (translated.c). The second of two is of
+ * user code, where config.trace is set. */
 struct mon_translated {
-    uint8_t *area; /* bt/cache.h's */
-    struct bt_cache *cache;
+    uint8_t *area[2]; /* bt/cache.h's */
+    struct bt_cache *cache[2];
     struct bt_block *block; /* that the trap came from */
     uint64_t entered;       /* guest RIP that translated code began at */
     bool indirect;          /* by a branch that found nothing */
     bool check;             /* the regions, before translated code runs */
     bool guarded;           /* the page of flags is read-only */
+    bool untranslated;      /* user code's next instruction runs as it is */
     volatile bool stale;    /* another vCPU wrote to code */
     unsigned regions, next_hot;
     struct mon_region region[MON_REGIONS];
@@ -230,6 +235,7 @@ struct mon_config {
     bool pv;             /* the guest kernel makes hypercalls */
     bool translate;      /* the guest kernel runs translated */
     bool adaptive;       /* and stores to traced tables are called out */
+    bool trace;          /* user code too, and both log (bt/trace.h) */
     bool syscall_faults; /* SYSCALL arrives as a #PF on the fetch (kvm_pvm) */
     unsigned physical_bits;
     uint64_t low_end, high_end; /* RAM: 0 .. low_end, 4 GiB .. high_end */
@@ -238,7 +244,8 @@ struct mon_config {
     uint64_t frames; /* pv: offset of the frames' types, zeroed */
     /* translate: offsets of the vCPUs' areas, of their page tables (one for
      * the first 2 MiB of each), of what is known of them, and of a bit for
-     * each frame of RAM, all zeroed. */
+     * each frame of RAM, all zeroed. With trace, user code's are behind the
+     * kernel's of all vCPUs. */
     uint64_t areas, area_tables, caches, code_map;
     uint64_t kernel_pdpt; /* of the roots of the kernel's; 0: as the others */
     enum shadow_policy policy;

@@ -14,14 +14,26 @@
 #define ADAPT_BACK  16
 #define ADAPT_TIMES 12
 
+/* The kernel's, which user code's translations spill into too. */
 static struct bt_state *state_of(const struct mon_cpu *cpu)
 {
-    return (struct bt_state *)(cpu->bt.area + BT_STATE);
+    return (struct bt_state *)(cpu->bt.area[0] + BT_STATE);
 }
 
 static struct bt_flags *flags_of(const struct mon_cpu *cpu)
 {
-    return (struct bt_flags *)(cpu->bt.area + BT_FLAGS);
+    return (struct bt_flags *)(cpu->bt.area[0] + BT_FLAGS);
+}
+
+static struct bt_cache *cache_of(const struct mon_cpu *cpu)
+{
+    return cpu->bt.cache[cpu->v.user];
+}
+
+/* User code is, for a trace. */
+static bool runs_translated(const struct mon *m, const struct mon_cpu *cpu)
+{
+    return !cpu->v.user || m->config.trace;
 }
 
 static int translator(struct mon *m, struct mon_cpu *cpu,
@@ -80,7 +92,8 @@ void mon_code_written(struct mon *m, struct mon_cpu *cpu, uint64_t pa)
  * were only let go. */
 bool mon_writes_own_code(struct mon *m, struct mon_cpu *cpu, uint64_t pa)
 {
-    for (unsigned i = 0; !cpu->v.user && i < INSN_BYTES_MAX; i += 14) {
+    for (unsigned i = 0; runs_translated(m, cpu) && i < INSN_BYTES_MAX;
+         i += 14) {
         uint64_t at;
 
         if (shadow_lookup(m->shadow, cpu->frame.rip + i, MMU_FETCH, &at) &&
@@ -101,12 +114,13 @@ static int set_nothing(void *arg, uint64_t pa, uint64_t old, uint64_t bits)
     return 0;
 }
 
-/* What a fetch of the kernel's finds, by the guest's own tables. */
+/* What a fetch finds, by the guest's own tables. */
 static bool walk_fetch(struct mon *m, struct mon_cpu *cpu, uint64_t va,
-                       struct mmu_walk *walk)
+                       bool user, struct mmu_walk *walk)
 {
     const struct mmu_state state = mon_mmu_state(m, cpu);
-    const struct mmu_request request = {.va = va, .access = MMU_FETCH};
+    const struct mmu_request request = {
+        .va = va, .access = MMU_FETCH, .user = user};
     struct mmu_memory memory = mon_tables(m);
 
     memory.set = set_nothing;
@@ -156,7 +170,7 @@ static void check_regions(struct mon *m, struct mon_cpu *cpu)
         struct mon_region *r = &cpu->bt.region[i];
 
         if (is_known(m, r) ||
-            (walk_fetch(m, cpu, r->va, &walk) && walk.pa == r->pa &&
+            (walk_fetch(m, cpu, r->va, r->user, &walk) && walk.pa == r->pa &&
              walk.page_bytes >= r->bytes)) {
             remember(m, r);
             i++;
@@ -176,11 +190,12 @@ static void rely_on(struct mon *m, struct mon_cpu *cpu, uint64_t va,
 
     for (unsigned i = 0; i < cpu->bt.regions; i++) {
         r = &cpu->bt.region[i];
-        if (va - r->va < r->bytes && pa - r->pa == va - r->va)
+        if (r->user == cpu->v.user && va - r->va < r->bytes &&
+            pa - r->pa == va - r->va)
             return;
     }
     /* Changed since: by another vCPU, without a flush. */
-    if (!walk_fetch(m, cpu, va, &walk) || walk.pa != pa)
+    if (!walk_fetch(m, cpu, va, cpu->v.user, &walk) || walk.pa != pa)
         walk.page_bytes = PAGE_4K;
     if (cpu->bt.regions == MON_REGIONS) {
         for (unsigned i = 0; i < MON_REGIONS; i++)
@@ -188,7 +203,7 @@ static void rely_on(struct mon *m, struct mon_cpu *cpu, uint64_t va,
         cpu->bt.regions = 0;
     }
     r = &cpu->bt.region[cpu->bt.regions++];
-    *r = (struct mon_region){.bytes = walk.page_bytes};
+    *r = (struct mon_region){.bytes = walk.page_bytes, .user = cpu->v.user};
     r->va = va & -r->bytes;
     r->pa = pa & -r->bytes;
 }
@@ -255,7 +270,7 @@ static void guard_flags(struct mon *m, struct mon_cpu *cpu)
         *entry &= ~PTE_RW;
     else
         *entry |= PTE_RW;
-    mon_flush_page(m, cpu->bt.cache->va + BT_FLAGS);
+    mon_flush_page(m, cpu->bt.cache[0]->va + BT_FLAGS);
 }
 
 static uint64_t find(struct mon_cpu *cpu)
@@ -263,11 +278,11 @@ static uint64_t find(struct mon_cpu *cpu)
     uint64_t rip = cpu->frame.rip, *table;
 
     if (cpu->bt.indirect) {
-        table = (uint64_t *)(cpu->bt.area + BT_TABLE);
-        if (!bt_remember(cpu->bt.cache, table, rip))
+        table = (uint64_t *)(cpu->bt.area[cpu->v.user] + BT_TABLE);
+        if (!bt_remember(cache_of(cpu), table, rip))
             return 0;
     }
-    return bt_resume(cpu->bt.cache, cpu->bt.block, rip);
+    return bt_resume(cache_of(cpu), cpu->bt.block, rip);
 }
 
 int mon_enter_translated(struct mon *m, struct mon_cpu *cpu)
@@ -275,7 +290,7 @@ int mon_enter_translated(struct mon *m, struct mon_cpu *cpu)
     struct bt_flags *flags = flags_of(cpu);
     uint64_t address;
 
-    if (cpu->v.user)
+    if (!runs_translated(m, cpu) || cpu->bt.untranslated)
         return 0;
     if (cpu->bt.check)
         check_regions(m, cpu);
@@ -283,11 +298,13 @@ int mon_enter_translated(struct mon *m, struct mon_cpu *cpu)
     if (!address) {
         if (translate(m, cpu))
             return RAISED;
-        address = bt_resume(cpu->bt.cache, NULL, cpu->frame.rip);
+        address = bt_resume(cache_of(cpu), NULL, cpu->frame.rip);
     }
     cpu->bt.indirect = false;
     cpu->bt.entered = cpu->frame.rip;
     cpu->frame.rip = address;
+    if (cpu->v.user)
+        return 0;
     flags->interrupts = cpu->v.flags >> 8 & RFLAGS_IF >> 8;
     flags->others = cpu->v.flags >> 8 & (RFLAGS_IOPL | RFLAGS_NT) >> 8;
     state_of(cpu)->minus_cs = -(uint64_t)cpu->v.cs;
@@ -298,7 +315,8 @@ int mon_enter_translated(struct mon *m, struct mon_cpu *cpu)
 
 /* ---- Out of it --------------------------------------------------------- */
 
-static void restore(struct mon_cpu *cpu, const struct bt_point *point)
+static void restore(struct mon_cpu *cpu, const struct bt_point *point,
+                    bool trace)
 {
     const struct bt_flags *flags = flags_of(cpu);
 
@@ -307,9 +325,12 @@ static void restore(struct mon_cpu *cpu, const struct bt_point *point)
             mon_set_reg(cpu, reg, 8, point->value[reg]);
     cpu->frame.rsp += point->add_rsp;
     cpu->frame.rip = point->rip;
+    if (cpu->v.user)
+        return;
     cpu->v.flags =
         ((uint64_t)flags->interrupts | flags->others) << 8 & RFLAGS_VIRTUAL;
-    cpu->bt.block = point->block;
+    if (!trace) /* whose pieces have one beginning */
+        cpu->bt.block = point->block;
 }
 
 static struct mon_hot *hot_of(struct mon_cpu *cpu, uint64_t rip)
@@ -388,29 +409,35 @@ static bool within_step(const struct mon_cpu *cpu, const struct bt_point *point)
 static bool guarded_flags(const struct mon_cpu *cpu)
 {
     return cpu->frame.vector == VECTOR_PF && cpu->frame.error & PF_W &&
-           cpu->fault_address - (cpu->bt.cache->va + BT_FLAGS) < PAGE_4K;
+           cpu->fault_address - (cpu->bt.cache[0]->va + BT_FLAGS) < PAGE_4K;
 }
 
 enum mon_came mon_leave_translated(struct mon *m, struct mon_cpu *cpu,
                                    bool syscall)
 {
-    uint64_t *rip = syscall ? &cpu->frame.rcx : &cpu->frame.rip;
+    uint64_t *rip = syscall ? &cpu->frame.rcx : &cpu->frame.rip, code = *rip;
     const struct bt_registers regs = {cpu->frame.rcx, cpu->frame.rdx,
                                       cpu->frame.rsp};
     struct bt_point point;
 
     cpu->bt.block = NULL;
     cpu->bt.stale = false;
-    if (cpu->v.user ||
-        !bt_recover(cpu->bt.cache, state_of(cpu), *rip, &regs, &point))
+    if (!runs_translated(m, cpu) ||
+        !bt_recover(cache_of(cpu), state_of(cpu), *rip, &regs, &point))
         return MON_CAME_TRAP;
     if (syscall) {
         *rip = point.rip;
+        mon_log_stop(m, cpu, code, false);
         return MON_CAME_TRAP;
     }
     if (within_step(cpu, &point))
         return MON_CAME_WITHIN;
-    restore(cpu, &point);
+    restore(cpu, &point, m->config.trace);
+    mon_log_stop(m, cpu, code, point.kind == BT_CALL_OUT);
+    if (mon_log_is_full(m, cpu)) {
+        mon_log_drain(m, cpu);
+        return MON_CAME_DONE;
+    }
     if (guarded_flags(cpu)) {
         call_out(m, cpu);
         return MON_CAME_DONE;
@@ -427,7 +454,10 @@ enum mon_came mon_leave_translated(struct mon *m, struct mon_cpu *cpu,
         cpu->bt.indirect = true;
         return MON_CAME_DONE;
     case BT_CALL_OUT:
-        call_out(m, cpu);
+        if (cpu->v.user)
+            cpu->bt.untranslated = true;
+        else
+            call_out(m, cpu);
         return MON_CAME_DONE;
     default:
         return MON_CAME_TRAP;
@@ -443,11 +473,13 @@ void mon_translated_init(struct mon *m, uint8_t *memory)
                                                          : config->low_end) >>
                      12;
     m->area_tables = (uint64_t *)(memory + config->area_tables);
-    for (unsigned i = 0; i < config->cpus; i++) {
-        struct mon_cpu *cpu = mon_cpu(m, i);
+    for (unsigned i = 0; i < config->cpus; i++)
+        for (unsigned user = 0; user <= config->trace; user++) {
+            struct mon_translated *bt = &mon_cpu(m, i)->bt;
+            uint64_t number = i + user * config->cpus;
 
-        cpu->bt.area = memory + config->areas + (uint64_t)i * BT_AREA;
-        cpu->bt.cache =
-            (struct bt_cache *)(memory + config->caches + i * MON_CACHE_BYTES);
-    }
+            bt->area[user] = memory + config->areas + number * BT_AREA;
+            bt->cache[user] = (struct bt_cache *)(memory + config->caches +
+                                                  number * MON_CACHE_BYTES);
+        }
 }

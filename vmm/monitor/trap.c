@@ -359,9 +359,12 @@ static enum mon_came come(struct mon *m, struct mon_cpu *cpu)
  * instruction, which is stepped. */
 static void begin_step(struct mon_cpu *cpu)
 {
-    cpu->stepping = cpu->v.sti_shadow && cpu->v.flags & RFLAGS_IF &&
-                    mon_interrupt_pending(cpu) &&
-                    !(cpu->frame.rflags & RFLAGS_TF);
+    bool step = cpu->bt.untranslated ||
+                (cpu->v.sti_shadow && cpu->v.flags & RFLAGS_IF &&
+                 mon_interrupt_pending(cpu));
+
+    cpu->bt.untranslated = false;
+    cpu->stepping = step && !(cpu->frame.rflags & RFLAGS_TF);
     if (cpu->stepping)
         cpu->frame.rflags |= RFLAGS_TF;
 }
