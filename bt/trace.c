@@ -261,7 +261,8 @@ static void clear_page(struct bt_trace *trace, const struct run *run,
     if (va % PAGE_4K == 0 && mmu_canonical(va, 4) && !run->down &&
         run->bytes - done >= PAGE_4K &&
         trace->config.locate(trace->config.arg, va, &gpa))
-        tell(trace, (const uint64_t[]){event_word(EVENT_CLEAR, gpa)});
+        tell(trace,
+             (const uint64_t[EVENT_WORDS_MAX]){event_word(EVENT_CLEAR, gpa)});
 }
 
 static bool is_cleared(const struct run *run, uint64_t va)
@@ -305,7 +306,7 @@ static void string(struct bt_trace *trace, const struct bt_op *op,
                    const struct words *w)
 {
     unsigned ops = op->flags & BT_OP_PAIR ? 2 : 1;
-    struct run run[2];
+    struct run run[2] = {{0}};
 
     for (unsigned i = 0; i < ops; i++)
         run[i] = run_of(trace, &op[i], w);

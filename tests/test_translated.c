@@ -375,7 +375,8 @@ static void interrupts_come_anywhere(void)
             point_of(g, 0).block->gva != CODE)
             break;
         if (point_of(g, 0).restored & 2)
-            ((struct bt_state *)(cpu->bt.area[0] + BT_STATE))->spill[1] = 0x1111;
+            ((struct bt_state *)(cpu->bt.area[0] + BT_STATE))->spill[1] =
+                0x1111;
         if (point_of(g, 0).rip != CODE) {
             cpu->frame.rcx = OTHER; /* popped */
             cpu->frame.rsp += 8;

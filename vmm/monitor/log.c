@@ -40,13 +40,12 @@ static void append(struct mon *m, struct mon_cpu *cpu, const uint64_t *words,
     *next_word(cpu) = cpu->bt.cache[0]->va + at;
 }
 
-static void event(struct mon *m, struct mon_cpu *cpu, unsigned kind,
-                  uint64_t argument, uint64_t second, uint64_t third)
+static void event(struct mon *m, struct mon_cpu *cpu, uint64_t first,
+                  uint64_t second, uint64_t third)
 {
-    const uint64_t words[] = {event_word((enum event_kind)kind, argument),
-                              second, third};
+    const uint64_t words[] = {first, second, third};
 
-    append(m, cpu, words, event_words(kind));
+    append(m, cpu, words, event_words(event_kind(first)));
 }
 
 /* The page behind the log's last has room for it, and so a full log too: no
@@ -89,7 +88,7 @@ void mon_log_access(struct mon *m, struct mon_cpu *cpu, uint64_t va,
     if (!m->config.trace)
         return;
     for (unsigned done = 0; done < bytes; done += 8)
-        event(m, cpu, kind, va + done, 0, 0);
+        event(m, cpu, event_word((enum event_kind)kind, va + done), 0, 0);
 }
 
 void mon_log_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, uint64_t pa,
@@ -97,14 +96,14 @@ void mon_log_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, uint64_t pa,
 {
     if (!m->config.trace)
         return;
-    for (unsigned done = 0; done < bytes; done += 8) {
-        const uint64_t *value = mon_ram(m, pa + done, 8);
+    if (cpu->v.user) {
+        mon_log_access(m, cpu, va, MMU_WRITE, bytes);
+        return;
+    }
+    for (uint64_t at = pa & ~7ull; at < pa + bytes; at += 8) {
+        const uint64_t *value = mon_ram(m, at, 8);
 
-        if (cpu->v.user || (va + done) % 8 || !value || bytes - done < 8)
-            event(m, cpu, cpu->v.user ? EVENT_WRITE : EVENT_KERNEL_WRITE,
-                  va + done, 0, 0);
-        else
-            event(m, cpu, EVENT_STORE, va + done, pa + done, *value);
+        event(m, cpu, event_word(EVENT_STORE, va - pa + at), at, *value);
     }
 }
 
@@ -112,19 +111,19 @@ void mon_log_fault(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                    uint32_t error)
 {
     if (m->config.trace)
-        event(m, cpu, EVENT_FAULT, va, error, 0);
+        event(m, cpu, event_word(EVENT_FAULT, va), error, 0);
 }
 
 void mon_log_invlpg(struct mon *m, struct mon_cpu *cpu, uint64_t va)
 {
     if (m->config.trace)
-        event(m, cpu, EVENT_INVLPG, va, 0, 0);
+        event(m, cpu, event_word(EVENT_INVLPG, va), 0, 0);
 }
 
 void mon_log_cr3(struct mon *m, struct mon_cpu *cpu)
 {
     if (m->config.trace)
-        event(m, cpu, EVENT_CR3, 0, cpu->v.cr3, 0);
+        event(m, cpu, event_word(EVENT_CR3, 0), cpu->v.cr3, 0);
 }
 
 void mon_log_bases(struct mon *m, struct mon_cpu *cpu)
