@@ -721,7 +721,7 @@ static uint64_t setting(const char *name, uint64_t otherwise)
 static void programs(bool user)
 {
     /* So little that it is flushed now and then, and pieces with it. */
-    struct bench *b = set_up(user, 128 << 10);
+    struct bench *b = set_up(user, 32 << 10);
     uint64_t first = setting("BT_SEED", 0);
     uint64_t count = setting("BT_STREAMS", STREAMS);
 
