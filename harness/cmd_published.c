@@ -27,7 +27,7 @@ static const char help[] =
     "\n"
     "--nanobenchmarks: those of Adams and Agesen (ASPLOS 2006). Runs them in "
     "the\n"
-    "lab, half a minute, or takes them from a result folder that is there; "
+    "lab, a minute, or takes them from a result folder that is there; "
     "prints\n"
     "what binary translation and VT-x cost then, what bt and KVM cost here, "
     "and\n"

@@ -57,7 +57,7 @@ static const char remarks[] =
     "  ptemod: the hardware VMM kept its trace. KVM gives it up at the first "
     "write, lets the\n"
     "  table go out of sync, and pays at the guest's next flush; workload "
-    "remap has that.\n";
+    "ptebatch has that.\n";
 
 /* Instructions an operation; NAN when there are none. */
 static double measured(const struct groups *groups, const char *technique,

@@ -131,9 +131,10 @@ static uint64_t exit_target(const struct check *c, const struct bt_block *block,
     return c->cache->exit[block->first_exit + record->exit].target;
 }
 
-/* To a block that is there, at the start of an instruction, or to a stub: which
- * guest address is that? */
-static bool destination(const struct check *c, uint32_t to, uint64_t *gva)
+/* To a block, at the start of an instruction, or to a stub: which guest address
+ * is that? One that is gone only others that are gone may go to. */
+static bool destination(const struct check *c, uint32_t to, bool valid,
+                        uint64_t *gva)
 {
     struct bt_block *block = block_of(c, to);
     const struct bt_record *record;
@@ -145,7 +146,7 @@ static bool destination(const struct check *c, uint32_t to, uint64_t *gva)
                                    : block->gva + record->guest;
     if (record->kind == BT_EXIT)
         return record->code == to - block->code;
-    return block->valid &&
+    return block->valid >= valid &&
            (to == block->entry ||
             (record->flags & BT_START && record->code == to - block->code));
 }
@@ -159,7 +160,7 @@ static const char *check_branch(const struct check *c,
 
     if (to == BT_MISS_CODE)
         return NULL;
-    if (!destination(c, to, &there))
+    if (!destination(c, to, block->valid, &there))
         return "a branch leads into nothing";
     if (record->flags & BT_RIP_EXIT)
         return exit_target(c, block, record) == there
