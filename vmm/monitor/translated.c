@@ -427,16 +427,19 @@ enum mon_came mon_leave_translated(struct mon *m, struct mon_cpu *cpu,
         return MON_CAME_TRAP;
     if (syscall) {
         *rip = point.rip;
-        mon_log_stop(m, cpu, code, false);
+        if (m->config.trace)
+            mon_log_stop(m, cpu, code, false);
         return MON_CAME_TRAP;
     }
     if (within_step(cpu, &point))
         return MON_CAME_WITHIN;
     restore(cpu, &point, m->config.trace);
-    mon_log_stop(m, cpu, code, point.kind == BT_CALL_OUT);
-    if (mon_log_is_full(m, cpu)) {
-        mon_log_drain(m, cpu);
-        return MON_CAME_DONE;
+    if (m->config.trace) {
+        mon_log_stop(m, cpu, code, point.kind == BT_CALL_OUT);
+        if (mon_log_is_full(cpu)) {
+            mon_log_drain(m, cpu);
+            return MON_CAME_DONE;
+        }
     }
     if (guarded_flags(cpu)) {
         call_out(m, cpu);
