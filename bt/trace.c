@@ -6,8 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OUT_WORDS 4096u
-#define CHUNK     8u /* a repeated string instruction's accesses, at least */
+#define OUT_WORDS  4096u
+#define STRING_MAX (64ull << 30) /* no guest has more memory */
+#define CHUNK      8u /* a repeated string instruction's accesses, at least */
 
 /* Pieces of the kernel's code, or of user code. */
 struct pieces {
@@ -310,6 +311,8 @@ static void string(struct bt_trace *trace, const struct bt_op *op,
 
     for (unsigned i = 0; i < ops; i++)
         run[i] = run_of(trace, &op[i], w);
+    if (run[0].bytes > STRING_MAX)
+        return; /* somebody else wrote to the log */
     for (uint64_t done = 0; done < run[0].bytes; done += CHUNK) {
         uint64_t left = run[0].bytes - done;
 

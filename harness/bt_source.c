@@ -178,7 +178,7 @@ static int start(struct bt_source *source, struct why *why)
 {
     int err;
 
-    source->ring = ring_create();
+    source->ring = ring_create(RING_BATCHES_MAX);
     if (!source->ring)
         return why_set(why, ENOMEM, "out of memory");
     err = pthread_create(&source->thread, NULL, run, source);

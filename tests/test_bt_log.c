@@ -10,6 +10,7 @@
 #include "tests/bt_stream.h"
 #include "tests/test.h"
 #include "vmm/decode.h"
+#include "workloads/api.h"
 
 #include <Zydis/Zydis.h>
 #include <asm/prctl.h>
@@ -322,6 +323,37 @@ static void nonsense(void)
     CU_ASSERT_EQUAL(h.drains, 1);
     words[0] = ~1ull;
     expand(&h, words, 3, -22);
+    tear_down_hand(&h);
+}
+
+/* The guest can write to the log: whatever is there, it is read to its end or
+ * refused. */
+static void random_words(void)
+{
+    static uint64_t words[64];
+    struct hand h;
+    uint64_t random = 1, number;
+    unsigned refused = 0, taken = 0;
+
+    set_up_hand(&h, true);
+    number = make_piece(&h);
+    for (unsigned i = 0; i < 20000; i++) {
+        for (unsigned k = 0; k < 64; k++) {
+            uint64_t any = wl_random(&random);
+
+            words[k] = any % 4 == 0   ? ~number
+                       : any % 4 == 1 ? bt_log_word(BT_LOG_STOP, any >> 55)
+                       : any % 4 == 2
+                           ? event_word((any >> 8) % EVENT_KINDS, any >> 16)
+                           : any;
+        }
+        h.events->count = 0;
+        if (bt_trace_expand(h.trace, words, wl_random(&random) % 65))
+            refused++;
+        else
+            taken++;
+    }
+    CU_ASSERT(refused > 100 && taken > 100);
     tear_down_hand(&h);
 }
 
@@ -721,7 +753,7 @@ static uint64_t setting(const char *name, uint64_t otherwise)
 static void programs(bool user)
 {
     /* So little that it is flushed now and then, and pieces with it. */
-    struct bench *b = set_up(user, 128 << 10);
+    struct bench *b = set_up(user, 32 << 10);
     uint64_t first = setting("BT_SEED", 0);
     uint64_t count = setting("BT_STREAMS", STREAMS);
 
@@ -751,6 +783,6 @@ static void kernel_programs(void)
 
 TEST_SUITE(bt_log, {"whole pieces", whole_pieces}, {"stops", stops},
            {"what the monitor appends", others}, {"repetitions", repetitions},
-           {"nonsense", nonsense},
+           {"nonsense", nonsense}, {"random words", random_words},
            {"random user programs' accesses", user_programs},
            {"random kernel programs' accesses", kernel_programs});

@@ -239,6 +239,10 @@ static void bad_settings(void)
     refuses(&place, 2, "unexpected 'gups'", "model gups -o out");
     refuses(&place, 2, "say what to record", "trace -w gups");
     refuses(&place, 1, "of one workload", "trace -w gups,bfs -o t.mvt");
+    refuses(&place, 2, "'trap' records nothing",
+            "trace -t trap -w gups -o t.mvt");
+    refuses(&place, 1, "no workload 'gupz'", "trace -t bt -w gupz -o t.mvt");
+    refuses(&place, 1, "4 levels", "trace -t bt -w gups --pcid -o t.mvt");
     place_close(&place);
 }
 

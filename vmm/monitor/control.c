@@ -45,7 +45,8 @@ static void flush(struct mon *m, struct mon_cpu *cpu)
         mon_flush_own(m);
     else
         shadow_flush_all(m->shadow);
-    mon_log_cr3(m, cpu);
+    if (m->config.trace)
+        mon_log_cr3(m, cpu);
     mon_flushed(cpu);
 }
 
@@ -55,7 +56,8 @@ static void invlpg(struct mon *m, struct mon_cpu *cpu, uint64_t va)
         mon_flush_page(m, va);
     else
         shadow_invlpg(m->shadow, va);
-    mon_log_invlpg(m, cpu, va);
+    if (m->config.trace)
+        mon_log_invlpg(m, cpu, va);
     mon_flushed_page(cpu, va);
 }
 
@@ -94,7 +96,8 @@ static int set_cr3(struct mon *m, struct mon_cpu *cpu, uint64_t value)
         mon_flush_own(m);
     else
         shadow_set_cr3(m->shadow, cpu->v.cr3);
-    mon_log_cr3(m, cpu);
+    if (m->config.trace)
+        mon_log_cr3(m, cpu);
     mon_flushed(cpu);
     return 0;
 }
@@ -275,7 +278,8 @@ static void set_base(struct mon *m, struct mon_cpu *cpu, unsigned segment,
                      uint64_t base)
 {
     m->ops.set_base(cpu, segment, base);
-    mon_log_bases(m, cpu);
+    if (m->config.trace)
+        mon_log_bases(m, cpu);
 }
 
 static int wrmsr(struct mon *m, struct mon_cpu *cpu)

@@ -149,13 +149,13 @@ void mon_code_written(struct mon *m, struct mon_cpu *cpu, uint64_t pa);
 bool mon_writes_own_code(struct mon *m, struct mon_cpu *cpu, uint64_t pa);
 void mon_translated_init(struct mon *m, uint8_t *memory);
 
-/* log.c: what the monitor does in the guest's stead, in the order of the log
- * (bt/trace.h); nothing but where config.trace is set */
+/* log.c: where config.trace is set: what the monitor does in the guest's stead,
+ * in the order of the log (bt/trace.h) */
 /* A trap left translated code at `code`; the guest's state is in the frame. */
 void mon_log_stop(struct mon *m, struct mon_cpu *cpu, uint64_t code,
                   bool called_out);
 /* Was it that the log is full? */
-bool mon_log_is_full(const struct mon *m, const struct mon_cpu *cpu);
+bool mon_log_is_full(const struct mon_cpu *cpu);
 void mon_log_drain(struct mon *m, struct mon_cpu *cpu);
 /* An access that was done, in one page, with the rights of the virtual CPL. */
 void mon_log_access(struct mon *m, struct mon_cpu *cpu, uint64_t va,

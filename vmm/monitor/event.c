@@ -150,7 +150,7 @@ void mon_deliver_exception(struct mon *m, struct mon_cpu *cpu)
         struct mon_exception e = cpu->exception;
 
         cpu->exception.pending = false;
-        if (e.vector == VECTOR_PF)
+        if (e.vector == VECTOR_PF && m->config.trace)
             mon_log_fault(m, cpu, e.address, e.error);
         if (first == VECTOR_DF) {
             mon_end(cpu, MON_END_TRIPLE_FAULT, cpu->frame.rip, e.vector);

@@ -56,8 +56,6 @@ void mon_log_stop(struct mon *m, struct mon_cpu *cpu, uint64_t code,
     uint64_t offset = code - cpu->bt.cache[cpu->v.user]->va - BT_CODE;
     uint64_t at, *to;
 
-    if (!m->config.trace)
-        return;
     at = used(cpu);
     to = (uint64_t *)(cpu->bt.area[0] + at);
     to[0] = bt_log_word(BT_LOG_STOP, offset | (cpu->v.user ? BT_LOG_USER : 0) |
@@ -70,11 +68,11 @@ void mon_log_stop(struct mon *m, struct mon_cpu *cpu, uint64_t code,
         mon_log_drain(m, cpu);
 }
 
-bool mon_log_is_full(const struct mon *m, const struct mon_cpu *cpu)
+bool mon_log_is_full(const struct mon_cpu *cpu)
 {
     uint64_t at;
 
-    if (!m->config.trace || cpu->frame.vector != VECTOR_PF)
+    if (cpu->frame.vector != VECTOR_PF)
         return false;
     at = cpu->fault_address - cpu->bt.cache[0]->va;
     return at >= BT_LOG && at < BT_LOG_END + PAGE_4K;
@@ -85,8 +83,6 @@ void mon_log_access(struct mon *m, struct mon_cpu *cpu, uint64_t va,
 {
     unsigned kind = (cpu->v.user ? EVENT_READ : EVENT_KERNEL_READ) + access;
 
-    if (!m->config.trace)
-        return;
     for (unsigned done = 0; done < bytes; done += 8)
         event(m, cpu, event_word((enum event_kind)kind, va + done), 0, 0);
 }
@@ -94,8 +90,6 @@ void mon_log_access(struct mon *m, struct mon_cpu *cpu, uint64_t va,
 void mon_log_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, uint64_t pa,
                    unsigned bytes)
 {
-    if (!m->config.trace)
-        return;
     if (cpu->v.user) {
         mon_log_access(m, cpu, va, MMU_WRITE, bytes);
         return;
@@ -110,20 +104,17 @@ void mon_log_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, uint64_t pa,
 void mon_log_fault(struct mon *m, struct mon_cpu *cpu, uint64_t va,
                    uint32_t error)
 {
-    if (m->config.trace)
-        event(m, cpu, event_word(EVENT_FAULT, va), error, 0);
+    event(m, cpu, event_word(EVENT_FAULT, va), error, 0);
 }
 
 void mon_log_invlpg(struct mon *m, struct mon_cpu *cpu, uint64_t va)
 {
-    if (m->config.trace)
-        event(m, cpu, event_word(EVENT_INVLPG, va), 0, 0);
+    event(m, cpu, event_word(EVENT_INVLPG, va), 0, 0);
 }
 
 void mon_log_cr3(struct mon *m, struct mon_cpu *cpu)
 {
-    if (m->config.trace)
-        event(m, cpu, event_word(EVENT_CR3, 0), cpu->v.cr3, 0);
+    event(m, cpu, event_word(EVENT_CR3, 0), cpu->v.cr3, 0);
 }
 
 void mon_log_bases(struct mon *m, struct mon_cpu *cpu)
@@ -135,8 +126,6 @@ void mon_log_bases(struct mon *m, struct mon_cpu *cpu)
         0,
     };
 
-    if (!m->config.trace)
-        return;
     words[1] = m->ops.get_base(cpu, INSN_FS);
     words[3] = m->ops.get_base(cpu, INSN_GS);
     append(m, cpu, words, 4);

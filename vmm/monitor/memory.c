@@ -253,7 +253,8 @@ int mon_read(struct mon *m, struct mon_cpu *cpu, uint64_t va, void *to,
         if (!from)
             return mon_end(cpu, MON_END_NO_MEMORY, pa, 0);
         copy(at, from, n);
-        mon_log_access(m, cpu, va, MMU_READ, n);
+        if (m->config.trace)
+            mon_log_access(m, cpu, va, MMU_READ, n);
     }
     return 0;
 }
@@ -309,7 +310,8 @@ int mon_write(struct mon *m, struct mon_cpu *cpu, uint64_t va, const void *from,
         if (!to)
             return mon_end(cpu, MON_END_NO_MEMORY, pa, 0);
         store(to, at, n);
-        mon_log_write(m, cpu, va, pa, n);
+        if (m->config.trace)
+            mon_log_write(m, cpu, va, pa, n);
         if (traced)
             shadow_guest_write(m->shadow, pa, n);
         if (traced && mon_is_code(m, pa))

@@ -501,7 +501,8 @@ static int load_data(struct mon *m, struct mon_cpu *cpu, unsigned segment,
     if (selector & ~3u)
         show(cpu, selector >> 3, d);
     m->ops.set_selector(cpu, segment, selector);
-    mon_log_bases(m, cpu);
+    if (m->config.trace)
+        mon_log_bases(m, cpu);
     return 0;
 }
 

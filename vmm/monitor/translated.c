@@ -427,16 +427,19 @@ enum mon_came mon_leave_translated(struct mon *m, struct mon_cpu *cpu,
         return MON_CAME_TRAP;
     if (syscall) {
         *rip = point.rip;
-        mon_log_stop(m, cpu, code, false);
+        if (m->config.trace)
+            mon_log_stop(m, cpu, code, false);
         return MON_CAME_TRAP;
     }
     if (within_step(cpu, &point))
         return MON_CAME_WITHIN;
     restore(cpu, &point, m->config.trace);
-    mon_log_stop(m, cpu, code, point.kind == BT_CALL_OUT);
-    if (mon_log_is_full(m, cpu)) {
-        mon_log_drain(m, cpu);
-        return MON_CAME_DONE;
+    if (m->config.trace) {
+        mon_log_stop(m, cpu, code, point.kind == BT_CALL_OUT);
+        if (mon_log_is_full(cpu)) {
+            mon_log_drain(m, cpu);
+            return MON_CAME_DONE;
+        }
     }
     if (guarded_flags(cpu)) {
         call_out(m, cpu);
@@ -474,7 +477,7 @@ void mon_translated_init(struct mon *m, uint8_t *memory)
                      12;
     m->area_tables = (uint64_t *)(memory + config->area_tables);
     for (unsigned i = 0; i < config->cpus; i++)
-        for (unsigned user = 0; user <= config->trace; user++) {
+        for (unsigned user = 0; user < (config->trace ? 2u : 1u); user++) {
             struct mon_translated *bt = &mon_cpu(m, i)->bt;
             uint64_t number = i + user * config->cpus;
 

@@ -10,18 +10,26 @@
  * have little to say. */
 #define LOOK_AGAIN_NS (20 * 1000 * 1000)
 
-struct ring *ring_create(void)
+static size_t bytes_of(unsigned batches)
 {
-    void *ring = mmap(NULL, sizeof(struct ring), PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return sizeof(struct ring) + batches * sizeof((struct ring *)0)->batch[0];
+}
 
-    return ring == MAP_FAILED ? NULL : ring;
+struct ring *ring_create(unsigned batches)
+{
+    struct ring *ring = mmap(NULL, bytes_of(batches), PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (ring == MAP_FAILED)
+        return NULL;
+    ring->batches = batches;
+    return ring;
 }
 
 void ring_destroy(struct ring *ring)
 {
     if (ring)
-        munmap(ring, sizeof *ring);
+        munmap(ring, bytes_of(ring->batches));
 }
 
 static uint32_t filled(const struct ring *ring)
@@ -58,7 +66,7 @@ static void listen_for(struct ring_bell *bell, const struct ring *ring,
 
 static bool has_room(const struct ring *ring)
 {
-    return filled(ring) < RING_BATCHES;
+    return filled(ring) < ring->batches;
 }
 
 static bool has_data(const struct ring *ring)
@@ -72,16 +80,16 @@ uint64_t *ring_room(struct ring *ring)
         toll(&ring->data);
     while (!has_room(ring))
         listen_for(&ring->room, ring, has_room);
-    return ring->batch[ring->produced % RING_BATCHES];
+    return ring->batch[ring->produced % ring->batches];
 }
 
 /* Either side wakes the other when half of the ring is worth it, so that two
  * that are equally fast do not wake each other for every batch. */
 void ring_submit(struct ring *ring, size_t words)
 {
-    ring->words[ring->produced % RING_BATCHES] = (uint32_t)words;
+    ring->words[ring->produced % ring->batches] = (uint32_t)words;
     __atomic_fetch_add(&ring->produced, 1, __ATOMIC_SEQ_CST);
-    if (filled(ring) == RING_BATCHES / 2)
+    if (filled(ring) == ring->batches / 2)
         toll(&ring->data);
 }
 
@@ -93,7 +101,7 @@ void ring_finish(struct ring *ring, enum ring_state state)
 
 const uint64_t *ring_data(struct ring *ring, size_t *words)
 {
-    uint32_t slot = ring->consumed % RING_BATCHES;
+    uint32_t slot = ring->consumed % ring->batches;
 
     if (!filled(ring))
         listen_for(&ring->data, ring, has_data);
@@ -106,7 +114,7 @@ const uint64_t *ring_data(struct ring *ring, size_t *words)
 void ring_release(struct ring *ring)
 {
     __atomic_fetch_add(&ring->consumed, 1, __ATOMIC_SEQ_CST);
-    if (filled(ring) == RING_BATCHES / 2)
+    if (filled(ring) == ring->batches / 2)
         toll(&ring->room);
 }
 

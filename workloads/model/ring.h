@@ -12,8 +12,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RING_BATCHES 16u
-#define RING_WORDS   4096u /* of a batch */
+#define RING_BATCHES     16u   /* so few stay in a core's cache */
+#define RING_BATCHES_MAX 256u  /* for who makes many at once */
+#define RING_WORDS       4096u /* of a batch */
 
 enum ring_state { RING_OPEN, RING_DONE, RING_FAILED };
 
@@ -30,11 +31,13 @@ struct ring {
     uint32_t state; /* enum ring_state, set when all is produced */
     int32_t error;  /* RING_FAILED: a negative errno, and why */
     struct why why;
-    uint32_t words[RING_BATCHES];
-    _Alignas(64) uint64_t batch[RING_BATCHES][RING_WORDS];
+    uint32_t batches;
+    uint32_t words[RING_BATCHES_MAX];
+    _Alignas(64) uint64_t batch[][RING_WORDS];
 };
 
-struct ring *ring_create(void); /* NULL: no memory */
+/* `batches` is a power of two; NULL: no memory. */
+struct ring *ring_create(unsigned batches);
 void ring_destroy(struct ring *ring);
 
 /* The writer: the batch to fill; waits until there is one. */

@@ -212,7 +212,7 @@ static int start_child(struct model_source *source, struct why *why)
 {
     pid_t parent = getpid();
 
-    source->ring = ring_create();
+    source->ring = ring_create(RING_BATCHES);
     if (!source->ring)
         return why_set(why, ENOMEM, "out of memory");
     source->child = fork();
