@@ -471,6 +471,8 @@ static bool is_called_out(const struct unit *u)
 {
     const struct bt_config *config = &u->bt->config;
 
+    if (u->insn.raw.imm[0].is_relative) /* XBEGIN */
+        return true;
     if (config->user)
         return u->insn.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
                u->insn.meta.category == ZYDIS_CATEGORY_RET;
@@ -482,7 +484,6 @@ static bool is_called_out(const struct unit *u)
     default:
         return u->insn.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED ||
                u->insn.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
-               u->insn.raw.imm[0].is_relative || /* XBEGIN */
                is_adapted(u->bt, insn_gva(u)) ||
                (config->is_sensitive &&
                 config->is_sensitive(u->bytes, u->insn.length));

@@ -226,6 +226,7 @@ static void by_rip(struct gen *g, struct memory *m, uint64_t offset)
     m->rm = 5;
     m->disp_bytes = 4;
     m->target = offset;
+    m->x = one_in(g, 4); /* that nothing asks for */
     m->b = one_in(g, 4);
 }
 

@@ -77,7 +77,6 @@ static struct bench *set_up_with(uint32_t code_bytes, callback *is_sensitive)
     if (run_open(&b->run, &why) ||
         translated_open(&b->t, b->run, &config, &why))
         CU_FAIL_FATAL("no runner");
-    ((struct bt_flags *)(b->t.area + BT_FLAGS))->interrupts = 2;
     for (unsigned i = 0; i < STREAM_PLACES; i++) {
         uint64_t code = stream_places[i].code;
 
@@ -126,6 +125,8 @@ static void begin_code(struct bench *b)
             bt_invalidate_frame(b->t.bt, code + i * RUN_PAGE);
     }
     b->t.give_next = s->seed & 2;
+    *(struct bt_flags *)(b->t.area + BT_FLAGS) =
+        (struct bt_flags){.interrupts = 2};
 }
 
 /* False when it is one of the few that don't end. */
