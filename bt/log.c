@@ -478,11 +478,11 @@ static void put_after(struct unit *u)
     }
     to = scratch(used);
     from = u->log.reload ? scratch(used | 1u << to) : u->log.after_reg;
-    record_done(u, 0);
+    record_done(u, 0, 0);
     spill(u, to);
     if (u->log.reload)
         spill(u, from);
-    record_done(u, 1u << to | (u->log.reload ? 1u << from : 0));
+    record_done(u, 0, 1u << to | (u->log.reload ? 1u << from : 0));
     if (u->log.reload)
         reload(u, from);
     load_log(u, to);

@@ -95,7 +95,7 @@ static void copy_relative(struct unit *u)
     record(u, BT_INSTRUCTION, 0, 1u << reg);
     load_constant(u, reg, relative_target(u));
     put(u, code.bytes, code.count);
-    record_done(u, 1u << reg);
+    record_done(u, 0, 1u << reg);
     unspill(u, reg);
 }
 
@@ -150,9 +150,9 @@ static void translate_loop(struct unit *u)
         PUT(u, 0x67);
     put_repeat(u);
     PUT(u, u->insn.opcode, 2);
-    record_done(u, 0);
+    record_done(u, 0, 0);
     PUT(u, 0xeb, 5);
-    record(u, BT_INSTRUCTION, BT_RIP_EXIT, 0);
+    record_done(u, BT_RIP_EXIT, 0);
     jump(u, branch_target(u));
 }
 
@@ -294,7 +294,7 @@ static void translate_pushf(struct unit *u)
     put_area(u, OTHERS, 0);
     PUT(u, 0x8d, 0x04, 0x08);       /* lea (%rax,%rcx), %eax */
     PUT(u, 0x88, 0x44, 0x24, 0x01); /* mov %al, 1(%rsp) */
-    record_done(u, spills);
+    record_done(u, 0, spills);
     unspill(u, REG_CX);
     unspill(u, REG_AX);
 }

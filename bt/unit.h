@@ -131,12 +131,12 @@ static inline void record(struct unit *u, enum bt_kind kind, unsigned flags,
 }
 
 /* The instruction is done, but for what is spilled. */
-static inline void record_done(struct unit *u, unsigned spilled)
+static inline void record_done(struct unit *u, unsigned flags, unsigned spilled)
 {
     uint16_t guest = u->guest;
 
     u->guest += u->insn.length;
-    record(u, BT_INSTRUCTION, 0, spilled);
+    record(u, BT_INSTRUCTION, flags, spilled);
     u->guest = guest;
 }
 
