@@ -453,7 +453,7 @@ int plan_add_default(struct plan *plan, const struct plan_request *request,
         {"native,emulation,bt", "compute", NULL, "4K", 0, 3, false, true},
         {"native,bt,shadow,nested", "nano", NULL, "4K", 1000, 1, true, false},
         {"native,bt,shadow,nested", "mmu", "256K", "4K", 50, 1, true, false},
-        {"native,shadow,nested", "gups,btree", "4M", "4K", 100000, 1, true,
+        {"native,bt,shadow,nested", "gups,btree", "4M", "4K", 100000, 1, true,
          false},
     };
     int err = 0;
